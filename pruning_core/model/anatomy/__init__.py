@@ -1,0 +1,23 @@
+"""How a family names and couples its tensors: data, one small file a family."""
+
+from pruning_core.model.anatomy.reader import read_anatomy
+from pruning_core.model.anatomy.structure import (
+    Anatomy,
+    Coupling,
+    Part,
+    Refusal,
+    Segment,
+    Site,
+    Width,
+)
+
+__all__ = [
+    "Anatomy",
+    "Coupling",
+    "Part",
+    "Refusal",
+    "Segment",
+    "Site",
+    "Width",
+    "read_anatomy",
+]

@@ -1,0 +1,222 @@
+"""Reads a loaded model's anatomy and checks the family's description against the real shapes.
+
+Nothing is guessed: a sub-layer whose parameters the description does not account for, one by one,
+is refused with the reason, and the rest of the model stays prunable.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from pruning_core.errors import PrunescopeError
+from pruning_core.model.anatomy.families import FAMILIES
+from pruning_core.model.anatomy.family import AttentionNames, Family, MlpNames, NormSpan
+from pruning_core.model.anatomy.structure import (
+    Anatomy,
+    Coupling,
+    Part,
+    Refusal,
+    Segment,
+    Site,
+)
+from pruning_core.recipe import SiteKey, SiteKind
+
+
+class _CannotPrune(Exception):
+    """Why one sub-layer is refused."""
+
+
+def read_anatomy(model: PreTrainedModel) -> Anatomy:
+    """Return the layers, sites and units of a model.
+
+    Raises:
+        PrunescopeError: if the family is unknown, or no site of the model can be pruned.
+    """
+    model_type = model.config.model_type
+    family = FAMILIES.get(model_type)
+    if family is None:
+        raise PrunescopeError(
+            f"Models of type {model_type!r} are not supported. Supported types: "
+            f"{', '.join(sorted(FAMILIES))}. A new family is one small file in "
+            "pruning_core/model/anatomy/families."
+        )
+    layers = model.get_submodule(family.layers)
+    assert isinstance(layers, nn.ModuleList)
+    sites: list[Site] = []
+    refusals: list[Refusal] = []
+    for index in range(len(layers)):
+        prefix = f"{family.layers}.{index}"
+        for kind, read in ((SiteKind.ATTENTION, _attention), (SiteKind.MLP, _mlp)):
+            key = SiteKey(index, kind)
+            try:
+                sites.append(read(model, family, prefix, key))
+            except _CannotPrune as reason:
+                refusals.append(Refusal(key, str(reason)))
+    if not sites:
+        raise PrunescopeError(
+            f"No site of this model can be pruned: {refusals[0].reason}"
+            if refusals
+            else "This model has no decoder layers."
+        )
+    return Anatomy(
+        family=family.name,
+        layers_path=family.layers,
+        layers=len(layers),
+        hidden_size=int(model.config.hidden_size),
+        head_dim=_head_dim(model),
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        linear_parameters=sum(
+            module.weight.numel() for module in model.modules() if isinstance(module, nn.Linear)
+        ),
+        element_size=model.get_parameter(sites[0].couplings[0].tensor).element_size(),
+        sites=tuple(sites),
+        refusals=tuple(refusals),
+    )
+
+
+def _head_dim(model: PreTrainedModel) -> int:
+    config = model.config
+    explicit = getattr(config, "head_dim", None)
+    return int(explicit or config.hidden_size // config.num_attention_heads)
+
+
+def _attention(model: PreTrainedModel, family: Family, prefix: str, key: SiteKey) -> Site:
+    names: AttentionNames = family.attention
+    module_name = f"{prefix}.{names.module}"
+    module = _submodule(model, module_name)
+    width = int(getattr(module, "head_dim", _head_dim(model)))
+    output = _linear(module, names.output)
+    heads = _divide(output.in_features, width, f"{names.output} columns", "the head width")
+    if names.fused:
+        rows = _linear(module, names.fused).out_features
+        groups = _divide(rows - heads * width, 2 * width, f"{names.fused} rows", "the head width")
+    else:
+        key_rows = _linear(module, names.key).out_features
+        groups = _divide(key_rows, width, f"{names.key} rows", "the head width")
+    _divide(heads, groups, "the query heads", "the key/value heads")
+
+    query, shared = Segment(Part.QUERY_HEAD, heads, width), Segment(Part.KV_HEAD, groups, width)
+    rows_of = (
+        {names.fused: (query, shared, shared)}
+        if names.fused
+        else {names.query: (query,), names.key: (shared,), names.value: (shared,)}
+    )
+    builder = _SiteBuilder(module, module_name)
+    for name, segments in rows_of.items():
+        builder.rows(name, segments)
+    builder.columns(names.output, (query,))
+    for norm, segment in ((names.query_norm, query), (names.key_norm, shared)):
+        if norm and names.norm_span is NormSpan.WIDTH:
+            builder.vector(f"{norm}.weight", (segment,))
+        elif norm:
+            builder.keep(f"{norm}.weight", torch.Size([width]))
+    couplings, fixed = builder.finish()
+    return Site(
+        key, module_name, f"{module_name}.{names.output}", couplings, fixed, names.reads_config
+    )
+
+
+def _mlp(model: PreTrainedModel, family: Family, prefix: str, key: SiteKey) -> Site:
+    names: MlpNames = family.mlp
+    module_name = f"{prefix}.{names.module}"
+    module = _submodule(model, module_name)
+    if any(hasattr(module, name) for name in ("experts", "router")):
+        raise _CannotPrune(
+            f"the MLP of layer {key.layer} is a mixture of experts ({type(module).__name__}); "
+            "experts are not pruned"
+        )
+    channels = Segment(Part.CHANNEL, _linear(module, names.down).in_features, 1)
+    builder = _SiteBuilder(module, module_name)
+    if names.fused:
+        builder.rows(names.fused, (channels, channels))
+    else:
+        builder.rows(names.gate, (channels,))
+        builder.rows(names.up, (channels,))
+    builder.columns(names.down, (channels,))
+    couplings, fixed = builder.finish()
+    return Site(key, module_name, f"{module_name}.{names.down}", couplings, fixed)
+
+
+class _SiteBuilder:
+    """Collects a sub-layer's couplings and sees to it that every parameter is accounted for."""
+
+    def __init__(self, module: nn.Module, name: str) -> None:
+        self._module, self._name = module, name
+        self._left = dict(module.named_parameters())
+        self._couplings: list[Coupling] = []
+        self._fixed: list[tuple[str, int]] = []
+
+    def rows(self, linear: str, segments: tuple[Segment, ...]) -> None:
+        """Couple the output rows of a projection, and its bias."""
+        out_features, in_features = _linear(self._module, linear).weight.shape
+        self._expect(f"{linear} rows", out_features, segments)
+        self._couple(f"{linear}.weight", 0, in_features, segments)
+        if f"{linear}.bias" in self._left:
+            self._couple(f"{linear}.bias", 0, 1, segments)
+
+    def columns(self, linear: str, segments: tuple[Segment, ...]) -> None:
+        """Couple the input columns of a projection; its bias keeps its shape."""
+        out_features, in_features = _linear(self._module, linear).weight.shape
+        self._expect(f"{linear} columns", in_features, segments)
+        self._couple(f"{linear}.weight", 1, out_features, segments)
+        if f"{linear}.bias" in self._left:
+            self.keep(f"{linear}.bias", torch.Size([out_features]))
+
+    def vector(self, name: str, segments: tuple[Segment, ...]) -> None:
+        """Couple a vector, such as the weight of a norm over the whole projection."""
+        if name not in self._left:
+            raise _CannotPrune(f"{self._name}.{name} is missing")
+        self._expect(name, self._left[name].numel(), segments)
+        self._couple(name, 0, 1, segments)
+
+    def keep(self, name: str, shape: torch.Size) -> None:
+        """Account for a tensor that keeps its shape."""
+        if name not in self._left:
+            raise _CannotPrune(f"{self._name}.{name} is missing")
+        if self._left[name].shape != shape:
+            raise _CannotPrune(
+                f"{self._name}.{name} has shape {tuple(self._left[name].shape)}, "
+                f"expected {tuple(shape)}"
+            )
+        self._fixed.append((f"{self._name}.{name}", self._left.pop(name).numel()))
+
+    def finish(self) -> tuple[tuple[Coupling, ...], tuple[tuple[str, int], ...]]:
+        """Return couplings and fixed tensors; refuse if a parameter was left over."""
+        if self._left:
+            raise _CannotPrune(
+                f"{self._name} has parameters that its family's description does not know: "
+                f"{', '.join(self._left)}"
+            )
+        return tuple(self._couplings), tuple(self._fixed)
+
+    def _couple(self, name: str, axis: int, size: int, segments: tuple[Segment, ...]) -> None:
+        del self._left[name]
+        self._couplings.append(Coupling(f"{self._name}.{name}", axis, size, segments))
+
+    def _expect(self, what: str, found: int, segments: tuple[Segment, ...]) -> None:
+        expected = sum(segment.size for segment in segments)
+        if found != expected:
+            raise _CannotPrune(f"{self._name}: {found} {what} where {expected} were expected")
+
+
+def _submodule(model: nn.Module, name: str) -> nn.Module:
+    try:
+        return model.get_submodule(name)
+    except AttributeError as error:
+        raise _CannotPrune(f"there is no {name}") from error
+
+
+def _linear(module: nn.Module, name: str) -> nn.Linear:
+    linear = getattr(module, name, None)
+    if type(linear) is not nn.Linear:
+        found = "missing" if linear is None else f"a {type(linear).__name__}"
+        raise _CannotPrune(f"{name} is {found}; only plain linear layers can be sliced")
+    return linear
+
+
+def _divide(value: int, by: int, what: str, what_by: str) -> int:
+    if by <= 0 or value <= 0 or value % by:
+        raise _CannotPrune(f"{what} ({value}) are not a multiple of {what_by} ({by})")
+    return value // by
