@@ -1,0 +1,174 @@
+"""From text to tokens: seeded windows to calibrate on, consecutive windows to measure on.
+
+Assumes a Hugging Face tokenizer. Both functions return token ids on the CPU, every window full, no
+padding. Windows of one call never overlap.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import torch
+
+from pruning_core.calibration.text import Text
+from pruning_core.errors import PrunescopeError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+# Calibration reads this many times the tokens it was asked for before it chooses among them, so
+# that a big corpus costs no more than a small one and the windows still come from all over.
+_SPREAD = 4
+
+# Longer documents are cut at a line end, so that a book of the user's in one file is read in part
+# and from random places too.
+_LONGEST_DOCUMENT = 100_000
+
+_SHORTEST_WINDOW = 2  # one token to read and one to predict
+
+
+def calibration_windows(
+    text: Text,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    count: int,
+    length: int,
+    seed: int,
+    at_most: bool = False,
+) -> torch.LongTensor:
+    """Cut windows at random places out of the documents, packed end to end.
+
+    The documents are shuffled, tokenised without special tokens and each closed by the
+    end-of-text token where the tokenizer has one. Every way to lay `count` windows into the packed
+    tokens without overlap is equally likely, and so is their order. The same arguments give the
+    same windows.
+
+    Args:
+        text: what to calibrate on.
+        tokenizer: the one of the model.
+        count: number of windows.
+        length: tokens in a window; a window may run across documents, so any length will do that
+            the whole text can fill.
+        seed: decides documents and places.
+        at_most: take fewer windows, at least one, where the text has no more.
+
+    Returns:
+        Token ids, int64, [count, length].
+
+    Raises:
+        PrunescopeError: the text is too small, or `count` or `length` is out of range.
+    """
+    if count < 1:
+        raise PrunescopeError(
+            f"The number of calibration windows is {count}; it must be 1 or more."
+        )
+    _check_length(length)
+    chance = random.Random(seed)
+    needed = count * length
+    packed: list[int] = []
+    for document in _shuffled(text, chance):
+        packed += tokenizer(document, add_special_tokens=False, verbose=False).input_ids
+        if tokenizer.eos_token_id is not None:
+            packed.append(tokenizer.eos_token_id)
+        if len(packed) >= _SPREAD * needed:
+            break
+    if at_most and length <= len(packed) < needed:
+        count = len(packed) // length
+        needed = count * length
+    if len(packed) < needed:
+        raise PrunescopeError(
+            f"The calibration text {text.corpus!r} ({text.source}) has {len(packed):,} tokens, and "
+            f"{count} windows of {length} need {needed:,}. Lower the number or the length of the "
+            "windows, or use a longer text."
+        )
+    # Shrink every window to a point: distinct points among the free tokens and the windows are
+    # exactly the layouts without overlap. Each window before a point then pushes it on.
+    points = sorted(chance.sample(range(len(packed) - needed + count), count))
+    starts = [point + rank * (length - 1) for rank, point in enumerate(points)]
+    chance.shuffle(starts)
+    tokens = torch.tensor(packed)
+    return torch.stack([tokens[start : start + length] for start in starts])  # type: ignore[return-value]
+
+
+def measurement_windows(
+    text: Text,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    length: int,
+    limit: int | None = None,
+    bos: bool = False,
+) -> torch.LongTensor:
+    """Cut the whole text into consecutive windows, as perplexities are reported on.
+
+    The joined text is tokenised once, as the tokenizer does by itself: at most one
+    begin-of-text token, at the very start. Windows do not overlap and the tail is dropped.
+
+    Args:
+        text: what to measure on.
+        tokenizer: the one of the model.
+        length: tokens in a window.
+        limit: at most this many windows, from the start; None for all.
+        bos: put the begin-of-text token in front of every window, for models that go astray
+            without it. It counts towards `length`, so a window then holds one token of text less.
+
+    Returns:
+        Token ids, int64, [windows, length].
+
+    Raises:
+        PrunescopeError: the text fills no window, the tokenizer has no begin-of-text token
+            though `bos` asks for it, or `length` or `limit` is out of range.
+    """
+    _check_length(length)
+    if limit is not None and limit < 1:
+        raise PrunescopeError(f"The limit of windows is {limit}; it must be 1 or more, or none.")
+    if bos and tokenizer.bos_token_id is None:
+        raise PrunescopeError(
+            "This tokenizer has no begin-of-text token to put in front of every window. Measure "
+            "without it."
+        )
+    tokens = torch.tensor(
+        tokenizer(text.joined, add_special_tokens=not bos, verbose=False).input_ids,
+        dtype=torch.long,
+    )
+    stride = length - 1 if bos else length
+    windows = len(tokens) // stride
+    if windows == 0:
+        raise PrunescopeError(
+            f"The measurement text {text.corpus!r} ({text.source}) has {len(tokens):,} tokens and "
+            f"fills no window of {length}. Use a shorter window or a longer text."
+        )
+    if limit is not None:
+        windows = min(windows, limit)
+    cut = tokens[: windows * stride].view(windows, stride)
+    if bos:
+        cut = torch.cat([torch.full((windows, 1), tokenizer.bos_token_id), cut], dim=1)
+    return cut  # type: ignore[return-value]
+
+
+def _check_length(length: int) -> None:
+    """Raise for a window in which there is nothing to predict."""
+    if length < _SHORTEST_WINDOW:
+        raise PrunescopeError(
+            f"The window length is {length}; it must be {_SHORTEST_WINDOW} or more, one token to "
+            "read and one to predict."
+        )
+
+
+def _shuffled(text: Text, chance: random.Random) -> Iterator[str]:
+    """Yield the documents that are not blank, long ones in parts, in random order."""
+    parts = [part for document in text.documents for part in _parts(document) if part.strip()]
+    chance.shuffle(parts)
+    yield from parts
+
+
+def _parts(document: str) -> Iterator[str]:
+    """Yield a document whole, or cut at line ends where it is very long."""
+    start = 0
+    while len(document) - start > _LONGEST_DOCUMENT:
+        line_end = document.rfind("\n", start, start + _LONGEST_DOCUMENT)
+        stop = line_end + 1 if line_end > start else start + _LONGEST_DOCUMENT
+        yield document[start:stop]
+        start = stop
+    yield document[start:]
