@@ -1,0 +1,70 @@
+"""Magnitude: the norm of a unit's weights. No text, no gradients.
+
+    M = (sum_k |w_k|^p)^(1/p),   mean over the units = 1
+
+Source: the L1 and L2 baselines of LLM-Pruner (arXiv 2305.11627, section 4.1). Assumes that what is
+small is unimportant; on language models, whose activations have outliers, that fails early.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from pruning_core.importance.evidence import Evidence
+from pruning_core.importance.map import SiteScores
+from pruning_core.importance.registry import (
+    Estimator,
+    Grain,
+    Needs,
+    Parameter,
+    Scored,
+    Settings,
+    register,
+)
+from pruning_core.model.anatomy import Part, Site
+from pruning_core.recipe import SiteKind
+
+
+def score(evidence: Evidence, settings: Settings) -> Scored:
+    """Return norms over all weights of every unit and query head."""
+    power = {"l1": 1, "l2": 2}[str(settings["norm"])]
+    return Scored(sites={site.key: _site(evidence, site, power) for site in evidence.anatomy.sites})
+
+
+def _site(evidence: Evidence, site: Site, power: int) -> SiteScores:
+    sums = {part: torch.zeros(count) for part, count in site.counts.items()}
+    for coupling in site.matrices:
+        weight = evidence.weight(coupling).float()
+        slices = weight.abs().pow(power).sum(1 - coupling.axis).cpu()
+        start = 0
+        for segment in coupling.segments:
+            run = slices[start : start + segment.size]
+            sums[segment.part] += run.view(segment.count, segment.width).sum(-1)
+            start += segment.size
+    if site.key.kind is SiteKind.MLP:
+        return SiteScores(_norm(sums[Part.CHANNEL], power))
+    heads = sums[Part.QUERY_HEAD]
+    groups = sums[Part.KV_HEAD] + heads.view(site.units, site.heads_per_unit).sum(-1)
+    return SiteScores(_norm(groups, power), _norm(heads, power))
+
+
+def _norm(sums: torch.Tensor, power: int) -> torch.Tensor:
+    norms = sums.pow(1 / power)
+    mean = norms.mean()
+    # A site of zeros only has no ranking; ones keep it finite.
+    return norms / mean if mean > 0 else torch.ones_like(norms)
+
+
+register(
+    Estimator(
+        name="magnitude",
+        title="Magnitude",
+        grain=Grain.BASELINE,
+        needs=Needs.WEIGHTS,
+        summary="The norm of a unit's weights; looks at no text.",
+        formula="(sum_k |w|^p)^(1/p)",
+        source="LLM-Pruner, arXiv 2305.11627, section 4.1 (L1 and L2 baselines)",
+        score=score,
+        parameters=(Parameter("norm", "l2", "Which norm of the weights.", choices=("l1", "l2")),),
+    )
+)

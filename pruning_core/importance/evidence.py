@@ -1,0 +1,96 @@
+"""What estimators may look at: tensors and statistics, each made when first asked for.
+
+Estimators never see the model. Those that need its weights ask for one at a time, those that need
+gradients get them reduced, those that learn get a loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from pruning_core.calibration import Split, calibration_windows, load_text
+from pruning_core.calibration.taylor import TaylorStatistics, gather_taylor
+from pruning_core.importance.masking import MaskedDivergence
+from pruning_core.model.anatomy import Anatomy, Coupling
+from pruning_core.progress import Tick, silent
+from pruning_core.recipe import Calibration
+
+
+class Evidence:
+    """One model, one calibration set, and everything computed from them so far.
+
+    Attributes:
+        anatomy: layers, sites and units.
+        seed: for whatever is drawn at random.
+        tick: hears of long work.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        anatomy: Anatomy,
+        windows: Callable[[int | None], torch.Tensor],
+        *,
+        seed: int = 0,
+        tick: Tick = silent,
+    ) -> None:
+        """Wrap a dense model.
+
+        Args:
+            windows: draws calibration windows, int64 [windows, tokens]: as many as asked for (or
+                as the text has), or the recipe's own for None. Estimators that look at no text
+                never call it.
+        """
+        self.anatomy = anatomy
+        self.seed = seed
+        self.tick = tick
+        self._model = model
+        self._draw_windows = windows
+
+    @cached_property
+    def windows(self) -> torch.Tensor:
+        """The recipe's calibration windows, int64 [samples, tokens]."""
+        return self._draw_windows(None)
+
+    @cached_property
+    def taylor(self) -> TaylorStatistics:
+        """Reduced per-sample gradients of the calibration windows."""
+        return gather_taylor(self._model, self.anatomy, self.windows, self.tick)
+
+    def divergence(self, windows: int) -> MaskedDivergence:
+        """Return how far the masked model is from the dense one, on so many windows."""
+        return MaskedDivergence(self._model, self.anatomy, self._draw_windows(windows))
+
+    def weight(self, coupling: Coupling) -> torch.Tensor:
+        """Return the dense tensor of a coupling, where it is and in its own dtype."""
+        return self._model.get_parameter(coupling.tensor).detach()
+
+
+def evidence_for(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    anatomy: Anatomy,
+    calibration: Calibration,
+    tick: Tick = silent,
+) -> Evidence:
+    """Return the evidence of a dense model on a recipe's calibration; the text is read when needed.
+
+    Raises:
+        PrunescopeError: later, when an estimator asks for windows that the corpus cannot give.
+    """
+
+    def draw(count: int | None) -> torch.Tensor:
+        return calibration_windows(
+            load_text(calibration.corpus, Split.CALIBRATION, tick),
+            tokenizer,
+            count=calibration.windows if count is None else count,
+            length=calibration.length,
+            seed=calibration.seed if count is None else calibration.seed + 1,
+            at_most=count is not None,
+        )
+
+    return Evidence(model, anatomy, draw, seed=calibration.seed, tick=tick)

@@ -1,0 +1,79 @@
+"""How far a masked model is from the dense one, with gradients to the masks.
+
+A unit masked to 0 contributes exactly what a removed unit does: nothing. (OLMo 2 alone differs: its
+query and key norms average over all heads here and over the remaining ones once heads are gone.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+
+from pruning_core.model.anatomy import Anatomy
+from pruning_core.model.forward import decoder_layers, masked, recorded, resumed
+from pruning_core.recipe import SiteKey
+
+
+class MaskedDivergence:
+    """KL(dense || masked) of the next-token distributions on given windows."""
+
+    def __init__(self, model: PreTrainedModel, anatomy: Anatomy, windows: torch.Tensor) -> None:
+        """Look at a dense model, without changing it, on windows int64 [windows, tokens]."""
+        self._model, self._anatomy = model, anatomy
+        self._layers = decoder_layers(model, anatomy)
+        self._windows = windows
+        self._dense_last: dict[int, torch.Tensor] = {}
+
+    @property
+    def windows(self) -> int:
+        """How many windows there are."""
+        return len(self._windows)
+
+    def backward(self, masks: Mapping[SiteKey, torch.Tensor], windows: Sequence[int]) -> float:
+        """Add the gradients of the mean divergence to the masks' graphs and return the divergence.
+
+        Windows run one by one, so that memory holds the activations of one of them.
+
+        Args:
+            masks: as for `masked`, with a graph behind them.
+            windows: the windows of this step, by index.
+
+        Returns:
+            KL(dense || masked), nats per token, mean over the tokens of the windows.
+        """
+        leaves = {key: mask.detach().requires_grad_(True) for key, mask in masks.items()}
+        total = 0.0
+        for index in windows:
+            ids = self._windows[index][None].to(self._model.device)
+            target = self._dense_log_probabilities(index, ids)
+            with torch.enable_grad(), masked(self._model, self._anatomy, leaves):
+                logits = self._model(input_ids=ids, use_cache=False).logits[0]
+                log_probabilities = F.log_softmax(logits.float(), dim=-1)
+                loss = F.kl_div(
+                    log_probabilities, target, reduction="batchmean", log_target=True
+                ) / len(windows)
+                loss.backward()
+            total += float(loss.detach())
+        keys = [key for key in masks if masks[key].requires_grad]
+        torch.autograd.backward([masks[key] for key in keys], [leaves[key].grad for key in keys])
+        return total
+
+    @torch.no_grad()
+    def _dense_log_probabilities(self, index: int, ids: torch.Tensor) -> torch.Tensor:
+        """Return the dense log-probabilities of a window, fp32 [tokens, vocabulary].
+
+        What leaves the last layer is kept from the first time; the head alone runs again, since
+        its output is the size of the vocabulary and would fill the memory.
+        """
+        end = len(self._layers)
+        if index not in self._dense_last:
+            with recorded(self._layers, [end]) as states:
+                logits = self._model(input_ids=ids, use_cache=False).logits[0]
+            self._dense_last[index] = states[end]
+        else:
+            with resumed(self._layers, end, self._dense_last[index]):
+                logits = self._model(input_ids=ids, use_cache=False).logits[0]
+        return F.log_softmax(logits.float(), dim=-1)

@@ -1,0 +1,30 @@
+"""From a scoring to its importance map."""
+
+from __future__ import annotations
+
+import time
+
+from pruning_core.importance.evidence import Evidence
+from pruning_core.importance.map import ImportanceMap
+from pruning_core.importance.registry import estimator
+from pruning_core.recipe import Scoring
+
+
+def score(scoring: Scoring, evidence: Evidence, fingerprint: str) -> ImportanceMap:
+    """Run a scoring's estimator on evidence that was gathered for its calibration.
+
+    Raises:
+        PrunescopeError: for an unknown estimator or parameter.
+        Cancelled: by the evidence's tick.
+    """
+    started = time.perf_counter()
+    method = estimator(scoring.estimator)
+    scored = method.score(evidence, method.settings(dict(scoring.params)))
+    return ImportanceMap(
+        fingerprint=fingerprint,
+        scoring=scoring,
+        sites=scored.sites,
+        tiles=scored.tiles,
+        fusion=scored.fusion,
+        seconds=time.perf_counter() - started,
+    )
