@@ -1,0 +1,1 @@
+"""Surgery: the only place that writes weights."""
