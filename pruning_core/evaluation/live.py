@@ -1,0 +1,143 @@
+"""Live measurement: only the layers from the lowest changed one upwards run again.
+
+The hidden states that enter every layer are kept, each under a digest of everything below that
+layer. A plan finds the deepest entrance it shares with any plan measured before, whoever measured
+it, and the forward pass goes on from there. The same states in give the same numbers out, so a
+resumed measurement equals a full one bit for bit where the kernels are deterministic.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from contextlib import ExitStack
+
+import torch
+
+from pruning_core.evaluation.quality import Quality, WindowQuality, window_quality
+from pruning_core.model.forward import decoder_layers, logits_into, recorded, resumed
+from pruning_core.planning.plan import Plan, prefixes
+from pruning_core.progress import Tick, silent
+from pruning_core.surgery.workbench import Workbench
+
+BATCH_TOKENS = 1024
+"""Tokens of a forward pass: enough to fill the matrix units, few enough for their logits."""
+
+FULL_SETS = 3
+"""How many complete sets of hidden states are kept: the dense one and the last few recipes."""
+
+
+class StateCache:
+    """Hidden states by (digest of what lies below, batch); forgets the least recently used."""
+
+    def __init__(self, budget: int) -> None:
+        """Keep at most `budget` bytes."""
+        self._budget = budget
+        self._bytes = 0
+        self._states: OrderedDict[tuple[str, int], torch.Tensor] = OrderedDict()
+
+    def get(self, key: tuple[str, int]) -> torch.Tensor | None:
+        """Return a state if it is still here."""
+        state = self._states.get(key)
+        if state is not None:
+            self._states.move_to_end(key)
+        return state
+
+    def put(self, key: tuple[str, int], state: torch.Tensor) -> None:
+        """Keep a state, forgetting others if need be."""
+        if key in self._states:
+            self._states.move_to_end(key)
+            return
+        self._states[key] = state
+        self._bytes += state.nbytes
+        while self._bytes > self._budget and len(self._states) > 1:
+            _, forgotten = self._states.popitem(last=False)
+            self._bytes -= forgotten.nbytes
+
+
+class LiveEvaluator:
+    """Measures plans on a few fixed windows, as quickly as the change allows."""
+
+    def __init__(
+        self, bench: Workbench, windows: torch.Tensor, state_bytes: int | None = None
+    ) -> None:
+        """Prepare for one set of probe windows.
+
+        Args:
+            bench: whose model is measured.
+            windows: int64 [windows, tokens].
+            state_bytes: memory for hidden states; by default `FULL_SETS` complete sets.
+        """
+        self._bench = bench
+        self._layers = decoder_layers(bench.model, bench.anatomy)
+        self._batches = windows.split(max(BATCH_TOKENS // windows.shape[1], 1))
+        full = (len(self._layers) + 1) * windows.numel() * bench.anatomy.hidden_size
+        element = next(bench.model.parameters()).element_size()
+        self._states = StateCache(
+            FULL_SETS * full * element if state_bytes is None else state_bytes
+        )
+        self._logits = self._room_for_logits()
+        self._known: OrderedDict[str, Quality] = OrderedDict()
+
+    def measure(self, plan: Plan | None, tick: Tick = silent) -> Quality:
+        """Return the quality of the model under a plan, None for dense.
+
+        The plan stays applied. If the work fails or is cancelled, the plan before comes back.
+
+        Raises:
+            Cancelled: by `tick`, between batches.
+        """
+        digests = prefixes(self._bench.anatomy, {}) if plan is None else plan.prefixes
+        with self._bench.applied(plan):
+            if digests[-1] in self._known:
+                return self._known[digests[-1]]
+            scored: list[WindowQuality] = []
+            for index, ids in enumerate(self._batches):
+                start = self._deepest(digests, index)
+                tick("measuring", index, len(self._batches), f"from layer {start}")
+                logits = self._forward(digests, index, start, ids.to(self._bench.model.device))
+                scored += [window_quality(*pair) for pair in zip(logits, ids, strict=True)]
+        tick("measuring", len(self._batches), len(self._batches))
+        quality = Quality(tuple(scored))
+        self._known[digests[-1]] = quality
+        if len(self._known) > 10_000:
+            self._known.popitem(last=False)
+        return quality
+
+    def _deepest(self, digests: tuple[str, ...], batch: int) -> int:
+        """Return the highest layer entrance whose states are known, 0 if none is."""
+        for entrance in range(len(self._layers), 0, -1):
+            if self._states.get((digests[entrance], batch)) is not None:
+                return entrance
+        return 0
+
+    def _room_for_logits(self) -> torch.Tensor | None:
+        """Return memory for the logits of a batch, None where the device's allocator keeps its own.
+
+        The system gives the pages of it only when they are first written.
+        """
+        model = self._bench.model
+        if model.device.type != "cpu":
+            return None
+        tokens = max(batch.numel() for batch in self._batches)
+        head = model.get_output_embeddings().weight
+        return torch.empty(tokens * len(head), dtype=head.dtype)
+
+    @torch.no_grad()
+    def _forward(
+        self, digests: tuple[str, ...], batch: int, start: int, ids: torch.Tensor
+    ) -> torch.Tensor:
+        """Return the logits of a batch, [windows, tokens, vocabulary], until the next are made."""
+        model = self._bench.model
+        with ExitStack() as around:
+            wanted = range(start + 1, len(self._layers) + 1)
+            states = around.enter_context(recorded(self._layers, wanted))
+            if start:
+                hidden = self._states.get((digests[start], batch))
+                assert hidden is not None
+                around.enter_context(resumed(self._layers, start, hidden))
+            if self._logits is not None:
+                around.enter_context(logits_into(model, self._logits))
+            logits = model(input_ids=ids, use_cache=False).logits
+        for entrance, state in states.items():
+            self._states.put((digests[entrance], batch), state)
+        return logits
