@@ -1,0 +1,166 @@
+"""A run: recipes, what they measured under one protocol, and where. Plain data, ready for JSON."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import resource
+import sys
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from pruning_core.errors import PrunescopeError
+from pruning_core.evaluation.protocol import Protocol
+from pruning_core.evaluation.quality import Quality
+from pruning_core.planning.plan import Cost, Plan
+
+FORMAT = "prunescope-run/1"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One recipe of a run and what it measured.
+
+    Attributes:
+        plan: the recipe, resolved.
+        cost: what the pruned model weighs.
+        quality: what it measures under the run's protocol.
+        seconds: time by stage, such as ``{"scoring": 12.1, "measuring": 80.0}``.
+    """
+
+    plan: Plan
+    cost: Cost
+    quality: Quality
+    seconds: dict[str, float]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values."""
+        recipe = self.plan.recipe
+        return {
+            "estimator": recipe.scoring.estimator,
+            "recipe": recipe.as_dict(),
+            "digest": recipe.digest,
+            "sparsity_of_prunable": self.plan.sparsity,
+            "sparsity_of_all": self.plan.sparsity_of_all,
+            "cost": vars(self.cost),
+            "quality": quality_as_dict(self.quality),
+            "seconds": self.seconds,
+        }
+
+
+@dataclass(frozen=True)
+class Run:
+    """Recipes measured beside the dense model of the same process.
+
+    Attributes:
+        model: its reference.
+        fingerprint: identifies its weights.
+        protocol: how the numbers were measured.
+        text: where the measured text came from, and its sha256.
+        leaked: whether calibration and measurement text overlap; then no number here can be
+            compared with anyone else's.
+        dense_cost, dense_quality: the dense model.
+        entries: the asked recipe first, then those beside it.
+        seconds: time by stage of what all entries share.
+    """
+
+    model: str
+    fingerprint: str
+    protocol: Protocol
+    text: tuple[str, str]
+    leaked: bool
+    dense_cost: Cost
+    dense_quality: Quality
+    entries: tuple[Entry, ...]
+    seconds: dict[str, float]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values: the asked recipe at the top level, the others beside it."""
+        first, *others = (entry.as_dict() for entry in self.entries)
+        source, sha256 = self.text
+        return {
+            "format": FORMAT,
+            "model": self.model,
+            "fingerprint": self.fingerprint,
+            "recipe": first["recipe"],
+            "digest": first["digest"],
+            "protocol": vars(self.protocol) | {"source": source, "sha256": sha256},
+            "leaked": self.leaked,
+            "dense": {"cost": vars(self.dense_cost), **quality_as_dict(self.dense_quality)},
+            "pruned": {name: first[name] for name in first if name not in ("recipe", "digest")},
+            "parameters": {
+                "before": self.dense_cost.parameters,
+                "after": self.entries[0].cost.parameters,
+            },
+            "beside": others,
+            "seconds": self.seconds,
+            "peak_memory_bytes": peak_memory(),
+            "environment": environment(),
+        }
+
+
+def quality_as_dict(quality: Quality) -> dict[str, Any]:
+    """Return plain values; perplexity is None where it overflowed, since JSON has no infinity."""
+    perplexity = quality.perplexity
+    return {
+        "perplexity": perplexity if perplexity < float("inf") else None,
+        "accuracy": quality.accuracy,
+        "tokens": quality.tokens,
+        "windows": len(quality.windows),
+    }
+
+
+def environment() -> dict[str, str]:
+    """Return the versions and the machine that numbers depend on."""
+    import torch
+
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    names = ("torch", "transformers", "accelerate", "safetensors")
+    return {
+        "python": platform.python_version(),
+        **{name: version(name) for name in names},
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "gpu": gpu,
+    }
+
+
+def peak_memory() -> dict[str, int]:
+    """Return the peak memory of this process so far, in bytes: main memory, and the GPU's."""
+    import torch
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Linux counts in kilobytes, macOS in bytes.
+    memory = {"main": peak if sys.platform == "darwin" else peak * 1024}
+    if torch.cuda.is_available():
+        memory["gpu"] = torch.cuda.max_memory_allocated()
+    return memory
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        PrunescopeError: if it cannot be written.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(text)
+        os.replace(partial, path)
+    except OSError as error:
+        raise PrunescopeError(
+            f"{path} could not be written: {error.strerror or error}. Free some space or choose "
+            "another place."
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+
+
+def as_json(values: dict[str, Any]) -> str:
+    """Return indented JSON that every reader accepts."""
+    return json.dumps(values, indent=2, allow_nan=False)
