@@ -1,0 +1,46 @@
+"""What every page but the first begins with: a model, and maps made of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import streamlit as st
+
+from app import state
+from app.engine import ENGINE, OnBench
+
+if TYPE_CHECKING:
+    from pruning_core.importance.map import ImportanceMap
+
+
+def require_model() -> OnBench:
+    """Return the model on the bench; without one, say so and end the page here."""
+    model = ENGINE.model
+    if model is None:
+        st.info(
+            "There is no model on the bench yet. It is being loaded, as the sidebar shows, or "
+            "choose one on the Model page.",
+            icon=":material/hourglass:",
+        )
+        st.stop()
+    return model
+
+
+def find_map(model: OnBench, estimator: str) -> ImportanceMap | None:
+    """Return an estimator's map on this tab's calibration, if it has been made."""
+    return ENGINE.map(model.fingerprint, state.scoring(estimator))
+
+
+def score_button(
+    model: OnBench, label: str, estimators: tuple[str, ...], *, primary: bool = False
+) -> None:
+    """Draw a button that makes the maps of some estimators."""
+    if st.button(
+        label,
+        type="primary" if primary else "secondary",
+        icon=":material/play_arrow:",
+        disabled=state.job("score") is not None,
+    ):
+        scorings = tuple(state.scoring(name) for name in estimators)
+        state.start(ENGINE.score(state.owner(), model.fingerprint, scorings))
+        st.rerun()

@@ -1,0 +1,103 @@
+"""Controls drawn from declarations: the calibration, and an estimator's parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING
+
+import streamlit as st
+
+from app import state
+from pruning_core.calibration import CORPORA, FILE_PREFIX, Split
+from pruning_core.errors import PrunescopeError
+from pruning_core.recipe import Calibration, Scalar
+
+if TYPE_CHECKING:
+    from pruning_core.importance.registry import Estimator, Parameter
+
+OWN_FILE = "a text file of yours"
+
+
+def calibration_controls() -> None:
+    """Draw the choice of calibration text, windows, length and seed."""
+    present = state.calibration()
+    names = [name for name, corpus in CORPORA.items() if Split.CALIBRATION in corpus.splits]
+    own = present.corpus.startswith(FILE_PREFIX)
+    corpus, windows, length, seed = st.columns([2, 1, 1, 1])
+    corpus.selectbox(
+        "Calibration text",
+        [*names, OWN_FILE],
+        key=state.control("corpus", OWN_FILE if own else present.corpus),
+        format_func=lambda name: CORPORA[name].title if name in CORPORA else name,
+        on_change=_take_corpus,
+    )
+    for place, name, label, low, high in (
+        (windows, "windows", "Windows", 1, 512),
+        (length, "length", "Tokens each", 8, 4096),
+        (seed, "seed", "Seed", 0, 2**31),
+    ):
+        place.number_input(
+            label,
+            low,
+            high,
+            key=state.control(f"calibration-{name}", getattr(present, name)),
+            on_change=_take_number(name),
+        )
+    if own:
+        st.text_input(
+            "Path of the text file",
+            key=state.control("corpus-path", present.corpus.removeprefix(FILE_PREFIX)),
+            on_change=lambda: _set_corpus(FILE_PREFIX + state.read("corpus-path")),
+        )
+
+
+def _take_corpus() -> None:
+    chosen = state.read("corpus")
+    _set_corpus(FILE_PREFIX if chosen == OWN_FILE else chosen)
+
+
+def _set_corpus(corpus: str) -> None:
+    state.set_calibration(replace(state.calibration(), corpus=corpus))
+
+
+def _take_number(name: str) -> Callable[[], None]:
+    def take() -> None:
+        try:
+            value = int(state.read(f"calibration-{name}"))
+            present = {**asdict(state.calibration()), name: value}
+            state.set_calibration(Calibration(**present))
+        except PrunescopeError as error:
+            state.warn(str(error))
+
+    return take
+
+
+def parameter_controls(estimator: Estimator) -> None:
+    """Draw one control for each parameter an estimator declares."""
+    values = dict(state.scoring(estimator.name).params)
+    places = st.columns(max(len(estimator.parameters), 1))
+    for place, parameter in zip(places, estimator.parameters, strict=False):
+        _draw(place, estimator.name, parameter, values.get(parameter.name, parameter.default))
+
+
+def _draw(
+    place: st.delta_generator.DeltaGenerator, estimator: str, parameter: Parameter, value: Scalar
+) -> None:
+    key = state.control(f"setting-{estimator}-{parameter.name}", value)
+    label = parameter.name.capitalize()
+
+    def take() -> None:
+        state.set_setting(estimator, parameter.name, state.read(key))
+
+    if parameter.choices:
+        place.selectbox(label, parameter.choices, key=key, help=parameter.help, on_change=take)
+    elif isinstance(value, bool):
+        place.toggle(label, key=key, help=parameter.help, on_change=take)
+    elif isinstance(value, int | float):
+        kind = type(value)
+        low = None if parameter.low is None else kind(parameter.low)
+        high = None if parameter.high is None else kind(parameter.high)
+        place.number_input(label, low, high, key=key, help=parameter.help, on_change=take)
+    else:
+        place.text_input(label, key=key, help=parameter.help, on_change=take)

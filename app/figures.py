@@ -1,0 +1,279 @@
+"""Plotly figures: numbers in, figures out. Nothing here knows the app's state.
+
+Every figure is transparent and uses the palette, so that it reads on both themes; big matrices are
+reduced before they come here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from app import palette
+
+Matrix = npt.NDArray[np.float32]
+
+SCORE_RANGE = (-0.85, 0.85)
+"""Limits of the importance scale in powers of ten around a site's mean."""
+
+_TICKS = [-0.7, -0.3, 0.0, 0.3, 0.7]
+_TICK_TEXT = ["⅕ ×", "½ ×", "mean", "2 ×", "5 ×"]
+
+
+def binned(values: npt.NDArray[np.float32], bins: int) -> Matrix:
+    """Reduce a vector to at most `bins` means of neighbours."""
+    if len(values) <= bins:
+        return values.astype(np.float32)
+    edges = np.linspace(0, len(values), bins + 1).astype(int)
+    sums = np.add.reduceat(values, edges[:-1])
+    return (sums / np.diff(edges)).astype(np.float32)
+
+
+def columns(vectors: Sequence[npt.NDArray[np.float32]], bins: int) -> Matrix:
+    """Stack vectors side by side, [rows, columns], shorter ones ending in gaps."""
+    reduced = [binned(vector, bins) for vector in vectors]
+    height = max(len(vector) for vector in reduced)
+    stacked = np.full((height, len(reduced)), np.nan, np.float32)
+    for index, vector in enumerate(reduced):
+        stacked[: len(vector), index] = vector
+    return stacked
+
+
+def importance(
+    values: Matrix, layers: Sequence[int], *, unit: str, height: int = 300, bar: bool = True
+) -> go.Figure:
+    """Draw importance, units down and layers across, as multiples of each site's mean."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        logs = np.clip(np.log10(values), *SCORE_RANGE)
+    figure = go.Figure(_score_heatmap(logs, layers, unit, bar))
+    return _layout(figure, height, x="layer", y=unit)
+
+
+def cut_map(
+    mlp: Matrix,
+    attention: Matrix,
+    mlp_layers: Sequence[int],
+    attention_layers: Sequence[int],
+    mlp_kept: Sequence[float],
+    attention_kept: Sequence[float],
+) -> go.Figure:
+    """Draw both lanes with their units sorted by importance, the cut line, and in grey what goes.
+
+    Args:
+        mlp, attention: importance [units, layers], most important first.
+        mlp_kept, attention_kept: the fraction kept at each layer.
+    """
+    figure = make_subplots(
+        rows=2,
+        cols=1,
+        shared_xaxes=True,
+        vertical_spacing=0.06,
+        row_heights=[0.3, 0.7],
+    )
+    lanes = (
+        (1, attention, attention_layers, attention_kept, "head", False),
+        (2, mlp, mlp_layers, mlp_kept, "channel", True),
+    )
+    for row, values, layers, kept, unit, bar in lanes:
+        if not len(layers):
+            continue
+        with np.errstate(divide="ignore", invalid="ignore"):
+            logs = np.clip(np.log10(values), *SCORE_RANGE)
+        figure.add_trace(_score_heatmap(logs, layers, unit, bar), row=row, col=1)
+        count = values.shape[0]
+        edges = [count * share - 0.5 for share in kept]
+        figure.add_trace(
+            go.Bar(
+                x=list(layers),
+                y=[count - 0.5 - edge for edge in edges],
+                base=edges,
+                width=1,
+                marker={"color": palette.REMOVED, "line": {"width": 0}},
+                hovertemplate="layer %{x}: removed<extra></extra>",
+                showlegend=False,
+            ),
+            row=row,
+            col=1,
+        )
+        steps_x, steps_y = [], []
+        for layer, edge in zip(layers, edges, strict=True):
+            steps_x += [layer - 0.5, layer + 0.5]
+            steps_y += [edge, edge]
+        figure.add_trace(
+            go.Scatter(
+                x=steps_x,
+                y=steps_y,
+                mode="lines",
+                line={"color": palette.CUT, "width": 3, "shape": "hv"},
+                hoverinfo="skip",
+                showlegend=False,
+            ),
+            row=row,
+            col=1,
+        )
+        figure.update_yaxes(
+            range=[count - 0.5, -0.5], showticklabels=False, showgrid=False, row=row, col=1
+        )
+    figure.update_yaxes(title_text="attention", row=1, col=1)
+    figure.update_yaxes(title_text="MLP, important on top", row=2, col=1)
+    figure.update_xaxes(title_text="layer", row=2, col=1)
+    return _layout(figure, 430)
+
+
+def tiles(values: Matrix, *, shape: tuple[int, int], height: int = 300) -> go.Figure:
+    """Draw one matrix in tiles, as multiples of the matrix's mean."""
+    mean = float(values.mean()) or 1.0
+    with np.errstate(divide="ignore"):
+        logs = np.clip(np.log10(values / mean), *SCORE_RANGE)
+    figure = go.Figure(
+        go.Heatmap(
+            z=logs.astype(np.float32),
+            zmin=SCORE_RANGE[0],
+            zmax=SCORE_RANGE[1],
+            colorscale=palette.IMPORTANCE,
+            colorbar=_bar(),
+            hovertemplate="tile %{y}, %{x}<extra></extra>",
+        )
+    )
+    figure.update_yaxes(autorange="reversed")
+    return _layout(figure, height, x=f"inputs ({shape[1]})", y=f"outputs ({shape[0]})")
+
+
+def agreement(
+    layers: Sequence[int], lines: Sequence[tuple[str, Sequence[float], str]]
+) -> go.Figure:
+    """Draw rank correlations by layer: (name, values, colour) a line."""
+    figure = go.Figure(
+        [
+            go.Scatter(
+                x=list(layers),
+                y=list(values),
+                name=name,
+                mode="lines+markers",
+                line={"color": colour, "width": 2},
+            )
+            for name, values, colour in lines
+        ]
+    )
+    figure.update_yaxes(range=[min(0, *(v for _, vs, _ in lines for v in vs)), 1.02])
+    return _layout(figure, 260, x="layer", y="rank correlation")
+
+
+def curve(losses: Sequence[float]) -> go.Figure:
+    """Draw a fusion's training curve with its moving mean."""
+    steps = np.arange(1, len(losses) + 1)
+    span = max(len(losses) // 12, 1)
+    smooth = np.convolve(losses, np.ones(span) / span, mode="valid")
+    figure = go.Figure(
+        [
+            go.Scatter(
+                x=steps,
+                y=list(losses),
+                mode="lines",
+                name="step",
+                line={"color": palette.NEUTRAL, "width": 1},
+            ),
+            go.Scatter(
+                x=steps[span - 1 :],
+                y=smooth,
+                mode="lines",
+                name=f"mean of {span}",
+                line={"color": palette.FUSED, "width": 3},
+            ),
+        ]
+    )
+    return _layout(figure, 260, x="step", y="KL to dense, nats per token")
+
+
+def attention_weights(values: Matrix, layers: Sequence[int], *, unit: str) -> go.Figure:
+    """Draw the share of the fine-grained score by unit and layer."""
+    figure = go.Figure(
+        go.Heatmap(
+            z=values,
+            x=list(layers),
+            zmin=0,
+            zmax=1,
+            colorscale=palette.FUSION,
+            colorbar={
+                "tickvals": [0, 0.5, 1],
+                "ticktext": ["coarse", "both", "fine"],
+                "thickness": 12,
+                "outlinewidth": 0,
+            },
+            hovertemplate="layer %{x}: fine has %{z:.0%}<extra></extra>",
+        )
+    )
+    figure.update_yaxes(showticklabels=False, autorange="reversed")
+    return _layout(figure, 300, x="layer", y=unit)
+
+
+def rank_scatter(
+    fine: Sequence[int], coarse: Sequence[int], attention: Sequence[float], kept: int
+) -> go.Figure:
+    """Draw units by their rank under either granularity, coloured by the attention."""
+    figure = go.Figure(
+        go.Scattergl(
+            x=list(fine),
+            y=list(coarse),
+            mode="markers",
+            marker={
+                "color": list(attention),
+                "cmin": 0,
+                "cmax": 1,
+                "size": 5 if len(fine) > 50 else 12,
+                "colorscale": palette.FUSION,
+                "colorbar": {
+                    "tickvals": [0, 0.5, 1],
+                    "ticktext": ["coarse", "both", "fine"],
+                    "thickness": 12,
+                    "outlinewidth": 0,
+                },
+            },
+            text=[f"unit {unit}" for unit in range(len(fine))],
+            hovertemplate="%{text}<br>fine rank %{x}<br>coarse rank %{y}<extra></extra>",
+        )
+    )
+    for edge in ({"x": kept - 0.5}, {"y": kept - 0.5}):
+        line = {"color": palette.CUT, "width": 2, "dash": "dot"}
+        (figure.add_vline if "x" in edge else figure.add_hline)(**edge, line=line)
+    return _layout(figure, 380, x="rank by fine (0 = most important)", y="rank by coarse")
+
+
+def _score_heatmap(logs: Matrix, layers: Sequence[int], unit: str, bar: bool) -> go.Heatmap:
+    return go.Heatmap(
+        z=logs.astype(np.float32),
+        x=list(layers),
+        zmin=SCORE_RANGE[0],
+        zmax=SCORE_RANGE[1],
+        colorscale=palette.IMPORTANCE,
+        colorbar=_bar(),
+        showscale=bar,
+        hovertemplate=f"layer %{{x}}, {unit} %{{y}}<extra></extra>",
+    )
+
+
+def _bar() -> dict[str, object]:
+    return {"tickvals": _TICKS, "ticktext": _TICK_TEXT, "thickness": 12, "outlinewidth": 0}
+
+
+def _layout(figure: go.Figure, height: int, x: str = "", y: str = "") -> go.Figure:
+    figure.update_layout(
+        height=height,
+        margin={"l": 8, "r": 8, "t": 8, "b": 8},
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        legend={"orientation": "h", "y": 1.12, "x": 0},
+        bargap=0,
+    )
+    axis = {"gridcolor": palette.GRID, "zeroline": False}
+    figure.update_xaxes(**axis)
+    figure.update_yaxes(**axis)
+    if x:
+        figure.update_xaxes(title_text=x)
+    if y:
+        figure.update_yaxes(title_text=y)
+    return figure

@@ -1,0 +1,61 @@
+"""Tables for the pages: core objects in, data frames out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from pruning_core.recipe import SiteKey, SiteKind
+
+if TYPE_CHECKING:
+    from pruning_core.importance.map import SiteFusion, SiteScores
+    from pruning_core.model.anatomy import Anatomy
+    from pruning_core.planning.plan import SitePlan
+
+
+def anatomy_table(anatomy: Anatomy) -> pd.DataFrame:
+    """Return one row per layer: heads, groups, channels, parameters of its sites."""
+    rows = []
+    for layer in range(anatomy.layers):
+        attention = anatomy.by_key.get(SiteKey(layer, SiteKind.ATTENTION))
+        mlp = anatomy.by_key.get(SiteKey(layer, SiteKind.MLP))
+        rows.append(
+            {
+                "layer": layer,
+                "key/value groups": attention.units if attention else None,
+                "query heads": attention.units * attention.heads_per_unit if attention else None,
+                "attention widths": len(attention.ladder) if attention else None,
+                "attention parameters": attention.parameters if attention else None,
+                "MLP channels": mlp.units if mlp else None,
+                "MLP parameters": mlp.parameters if mlp else None,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def overruled_table(fusion: SiteFusion, fused: SiteScores, units: Sequence[int]) -> pd.DataFrame:
+    """Return how either granularity and the fusion rank some units, 0 being the best."""
+    from pruning_core.importance.compare import ranks
+
+    fine, coarse, both = (ranks(scores.units) for scores in (fusion.fine, fusion.coarse, fused))
+    return pd.DataFrame(
+        {
+            "unit": list(units),
+            "fused rank": [int(both[u]) for u in units],
+            "fine rank": [int(fine[u]) for u in units],
+            "coarse rank": [int(coarse[u]) for u in units],
+            "fine has": [float(fusion.attention.units[u]) for u in units],
+        }
+    )
+
+
+def width_words(plan: SitePlan) -> str:
+    """Return what is left of a site: ``6/9 heads``, ``1229/1536 channels``."""
+    site, width = plan.site, plan.width
+    if site.key.kind is SiteKind.MLP:
+        return f"{width.units}/{site.units} channels"
+    if not width.units:
+        return "nothing left"
+    return f"{width.units * width.heads}/{site.units * site.heads_per_unit} heads"

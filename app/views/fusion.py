@@ -1,0 +1,110 @@
+"""Fusion: how attention learned to choose between granularities, and where it overrules them."""
+
+from __future__ import annotations
+
+import numpy as np
+import streamlit as st
+
+from app import figures
+from app.components.bench import find_map, require_model, score_button
+from app.components.settings import parameter_controls
+from app.engine import OnBench
+from app.tables import overruled_table
+from app.words import percent
+from pruning_core.importance import Fusion, ImportanceMap
+from pruning_core.importance.compare import overruled, ranks
+from pruning_core.importance.registry import estimator
+from pruning_core.recipe import SiteKind
+
+BINS = 192
+
+
+def draw_training(fusion: Fusion) -> None:
+    """Draw the training curve and the shares it ended with."""
+    left, right = st.columns(2)
+    with left:
+        st.markdown("**Training**  \n:small[KL of the masked model to the dense one]")
+        st.plotly_chart(figures.curve(fusion.curve), key="curve")
+    with right:
+        st.markdown("**Attention weights**  \n:small[MLP channels, each layer's sorted]")
+        keys = [key for key in fusion.sites if key.kind is SiteKind.MLP] or list(fusion.sites)
+        vectors = [np.sort(fusion.sites[key].attention.units.numpy())[::-1] for key in keys]
+        figure = figures.attention_weights(
+            figures.columns(vectors, BINS), [key.layer for key in keys], unit="channels"
+        )
+        st.plotly_chart(figure, key="attention", config={"displayModeBar": False})
+
+
+def draw_site(model: OnBench, scores: ImportanceMap, fusion: Fusion) -> None:
+    """Draw one site: ranks against ranks, and the units on which the fusion overrules a side."""
+    st.subheader("Unit by unit")
+    place, lane, cut = st.columns([1, 1, 2])
+    layer = place.number_input(
+        "Layer", 0, model.anatomy.layers - 1, min(4, model.anatomy.layers - 1)
+    )
+    kinds = [kind for kind in SiteKind if any(k.kind is kind for k in fusion.sites)]
+    kind = lane.segmented_control(
+        "Lane",
+        kinds,
+        default=kinds[-1],
+        format_func=lambda k: "MLP" if k is SiteKind.MLP else "Attention",
+        required=True,
+    )
+    sparsity = cut.slider("Sparsity of this look", 0, 95, 35, 5, format="%d%%") / 100
+    key = next((k for k in fusion.sites if k.layer == layer and k.kind == kind), None)
+    if key is None:
+        st.info("This site cannot be pruned, so the fusion has nothing to say about it.")
+        return
+    site = fusion.sites[key]
+    kept = round((1 - sparsity) * len(site.fine.units))
+    against = overruled(site, scores.sites[key].units, kept)
+    left, right = st.columns([3, 2])
+    with left:
+        figure = figures.rank_scatter(
+            ranks(site.fine.units).tolist(),
+            ranks(site.coarse.units).tolist(),
+            site.attention.units.tolist(),
+            kept,
+        )
+        st.plotly_chart(figure, key="ranks")
+    with right:
+        st.metric("Share of the fine-grained score", percent(float(site.attention.units.mean())))
+        st.markdown(
+            f"**Kept though fine alone would remove it** ({len(against.kept_against_fine)})"
+        )
+        _table(site, scores, key, against.kept_against_fine)
+        st.markdown(
+            f"**Kept though coarse alone would remove it** ({len(against.kept_against_coarse)})"
+        )
+        _table(site, scores, key, against.kept_against_coarse)
+
+
+def _table(site: object, scores: ImportanceMap, key: object, units: tuple[int, ...]) -> None:
+    if not units:
+        st.caption("None at this sparsity.")
+        return
+    table = overruled_table(site, scores.sites[key], units)  # type: ignore[index, arg-type]
+    st.dataframe(
+        table,
+        hide_index=True,
+        height=150,
+        column_config={"fine has": st.column_config.NumberColumn(format="percent")},
+    )
+
+
+bench = require_model()
+st.subheader("The learned fusion")
+method = estimator("hybrid")
+st.caption(f"{method.summary} {method.formula}. {method.source}.")
+parameter_controls(method)
+hybrid = find_map(bench, "hybrid")
+if hybrid is None or hybrid.fusion is None:
+    score_button(bench, "Learn the fusion", ("fine", "coarse", "hybrid"), primary=True)
+    st.caption(
+        "Trains on the calibration text of the Importance page, with the model's weights frozen. "
+        "On two cores the demo takes a few minutes; you can stop it at any time."
+    )
+else:
+    st.caption(f"Learned in {hybrid.seconds:.0f} s, {len(hybrid.fusion.curve)} steps.")
+    draw_training(hybrid.fusion)
+    draw_site(bench, hybrid, hybrid.fusion)

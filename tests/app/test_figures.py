@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+
+from app import figures
+
+
+def test_binned_averages_neighbours_and_keeps_short_vectors() -> None:
+    assert figures.binned(np.arange(6, dtype=np.float32), 3).tolist() == [0.5, 2.5, 4.5]
+    assert figures.binned(np.arange(2, dtype=np.float32), 3).tolist() == [0, 1]
+
+
+def test_columns_leaves_gaps_below_shorter_layers() -> None:
+    stacked = figures.columns([np.ones(3, np.float32), np.ones(2, np.float32)], 8)
+    assert stacked.shape == (3, 2)
+    assert np.isnan(stacked[2, 1])
+
+
+def test_cut_map_greys_exactly_what_goes() -> None:
+    ones = np.ones((10, 2), np.float32)
+    figure = figures.cut_map(ones, ones, [0, 1], [0, 1], [0.5, 1.0], [1.0, 0.0])
+    bars = [trace for trace in figure.data if trace.type == "bar"]
+    attention, mlp = bars
+    assert list(attention.y) == [0, 10]
+    assert list(mlp.y) == [5, 0]
+    assert list(mlp.base) == [4.5, 9.5]
+
+
+def test_the_cut_map_of_a_model_with_one_lane_has_one_lane() -> None:
+    none = np.zeros((0, 0), np.float32)
+    figure = figures.cut_map(none, np.ones((3, 2), np.float32), [], [0, 1], [], [1, 1])
+    assert sum(trace.type == "heatmap" for trace in figure.data) == 1
+
+
+def test_scores_share_one_scale_and_zero_does_not_break_it() -> None:
+    values = np.array([[0.0, 1.0], [10.0, 1e9]], np.float32)
+    heat = figures.importance(values, [0, 1], unit="channel").data[0]
+    assert (heat.zmin, heat.zmax) == figures.SCORE_RANGE
+    assert np.isfinite(heat.z).all()
+    assert heat.z.dtype == np.float32
+
+
+def test_figures_stay_small() -> None:
+    values = np.random.default_rng(0).random((192, 128), dtype=np.float32)
+    assert len(figures.importance(values, range(128), unit="channel").to_json()) < 300_000
+
+
+def test_the_curve_of_one_step_is_drawn() -> None:
+    assert json.loads(figures.curve([0.5]).to_json())["data"][1]["y"]

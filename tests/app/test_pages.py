@@ -1,0 +1,157 @@
+"""The pages through Streamlit's own test runner, on a tiny model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from app import words
+from app.engine import ENGINE, OnBench
+from pruning_core.recipe import SiteKey, SiteKind
+from tests.app.conftest import CALIBRATION
+
+MAIN = Path(__file__).parents[2] / "app" / "main.py"
+PAGES = ("model", "importance", "fusion", "tune")
+
+
+def new_tab() -> AppTest:
+    """Open the app in a tab that calibrates on little text."""
+    test = AppTest.from_file(MAIN, default_timeout=60).run()
+    assert not test.exception
+    tab = test.session_state["tab"]
+    tab.calibration = CALIBRATION
+    tab.histories.clear()
+    return test.run()
+
+
+@pytest.fixture
+def at(model: OnBench) -> Iterator[AppTest]:
+    test = new_tab()
+    yield test
+    ENGINE.jobs.cancel_owner(test.session_state["tab"].owner)
+
+
+def open_page(at: AppTest, name: str) -> AppTest:
+    at.switch_page(f"views/{name}.py").run()
+    assert not at.exception
+    return at
+
+
+def settle(at: AppTest) -> AppTest:
+    """Wait for this tab's jobs and draw again, as the polling fragment does."""
+    for job in list(at.session_state["tab"].jobs.values()):
+        assert job.wait(60)
+    at.run()
+    assert not at.exception
+    return at
+
+
+def recipe(at: AppTest, model: OnBench) -> object:
+    return at.session_state["tab"].histories[model.fingerprint].done[-1]
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_page_draws(at: AppTest, name: str) -> None:
+    open_page(at, name)
+    assert at.subheader or at.selectbox
+
+
+def test_without_a_model_pages_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ENGINE, "_current", None)
+    monkeypatch.setattr("app.state.autoload", lambda: None)
+    at = AppTest.from_file(MAIN, default_timeout=60).run()
+    for name in PAGES[1:]:
+        open_page(at, name)
+        assert "no model on the bench" in at.info[0].value
+
+
+def perplexity(at: AppTest) -> float:
+    return at.session_state["tab"].measured.pruned.quality.perplexity
+
+
+def test_a_slider_changes_the_recipe_and_the_number(at: AppTest, model: OnBench) -> None:
+    settle(open_page(at, "tune"))
+    dense = perplexity(at)
+    assert at.metric[0].value == words.perplexity(dense)
+    at.slider(key="site-1.mlp").set_value(75).run()
+    settle(at)
+    assert recipe(at, model).at(SiteKey(1, SiteKind.MLP)) == 0.75  # type: ignore[attr-defined]
+    pruned = perplexity(at)
+    assert pruned != dense
+    at.button(key="undo").click().run()
+    settle(at)
+    assert perplexity(at) == dense
+    at.button(key="redo").click().run()
+    settle(at)
+    assert perplexity(at) == pruned
+
+
+def test_attention_offers_reachable_steps_only(at: AppTest, model: OnBench) -> None:
+    open_page(at, "tune")
+    slider = at.select_slider(key="site-0.attention")
+    ladder = model.anatomy.by_key[SiteKey(0, SiteKind.ATTENTION)].ladder
+    assert len(slider.options) == len(ladder)
+
+
+def test_a_locked_site_stays_through_presets(at: AppTest, model: OnBench) -> None:
+    open_page(at, "tune")
+    at.button(key="lock-2.mlp").click().run()
+    at.slider(key="master").set_value(30).run()
+    at.button(key="preset-uniform").click().run()
+    present = recipe(at, model)
+    assert present.at(SiteKey(2, SiteKind.MLP)) == 0.0  # type: ignore[attr-defined]
+    assert present.at(SiteKey(1, SiteKind.MLP)) > 0.0  # type: ignore[attr-defined]
+    assert at.slider(key="site-2.mlp").disabled
+
+
+def test_the_recipe_survives_a_change_of_page(at: AppTest, model: OnBench) -> None:
+    open_page(at, "tune")
+    at.slider(key="site-3.mlp").set_value(40).run()
+    before = recipe(at, model)
+    open_page(at, "model")
+    open_page(at, "tune")
+    assert recipe(at, model) == before
+    assert at.slider(key="site-3.mlp").value == 41  # 26 of 64 channels is what 40 % snaps to
+
+
+def test_protecting_the_ends_keeps_them_dense(at: AppTest, model: OnBench) -> None:
+    open_page(at, "tune")
+    at.slider(key="master").set_value(20).run()
+    at.button(key="preset-ends").click().run()
+    present = recipe(at, model)
+    assert present.at(SiteKey(0, SiteKind.MLP)) == 0.0  # type: ignore[attr-defined]
+    assert present.at(SiteKey(3, SiteKind.MLP)) == 0.0  # type: ignore[attr-defined]
+
+
+def test_two_tabs_have_their_own_recipes(at: AppTest, model: OnBench) -> None:
+    other = new_tab()
+    open_page(at, "tune")
+    open_page(other, "tune")
+    at.slider(key="site-0.mlp").set_value(50).run()
+    other.run()
+    assert other.slider(key="site-0.mlp").value == 0
+
+
+def test_a_failed_job_is_a_sentence_and_the_page_goes_on(at: AppTest, tmp_path: Path) -> None:
+    open_page(at, "model")
+    at.segmented_control[0].set_value("Folder").run()
+    at.text_input[0].set_value(str(tmp_path)).run()
+    next(b for b in at.button if b.label == "Load").click().run()
+    settle(at)
+    settle(at)
+    assert any("config.json" in error.value for error in at.error)
+    assert ENGINE.model is not None
+
+
+def test_learning_the_fusion_shows_its_curve(at: AppTest) -> None:
+    open_page(at, "fusion")
+    for name, value in (("steps", 3), ("batch", 1), ("windows", 3)):
+        at.number_input(key=f"setting-hybrid-{name}").set_value(value).run()
+    next(b for b in at.button if b.label == "Learn the fusion").click().run()
+    settle(at)
+    settle(at)
+    assert "3 steps" in " ".join(caption.value for caption in at.caption)
+    assert len(at.get("plotly_chart")) == 3
