@@ -19,6 +19,8 @@ from pruning_core.recipe import Calibration, Recipe, Scalar, Scoring, SiteKey
 
 UNDO_DEPTH = 200
 
+_NOTHING = object()
+
 
 @dataclass
 class _History:
@@ -37,6 +39,7 @@ class _Tab:
     calibration: Calibration = field(default_factory=Calibration)
     settings: dict[str, dict[str, Scalar]] = field(default_factory=dict)
     jobs: dict[str, Job[Any]] = field(default_factory=dict)
+    revisions: dict[str, int] = field(default_factory=dict)
     shown: dict[str, object] = field(default_factory=dict)
     measured: Measured | None = None
     answers: Answers | None = None
@@ -61,28 +64,37 @@ def owner() -> str:
     return _tab().owner
 
 
-def control(key: str, value: object) -> str:
-    """Make the widget of this key show a value, and return the key.
+def control(name: str, value: object) -> str:
+    """Return the key under which a widget shows a value.
 
-    Called right before the widget: what the user did has by then reached the recipe through the
-    widget's callback, so this only ever confirms it or shows what it snapped to.
+    A widget that shows something else than it should (after an undo, a preset, a snap) is replaced
+    by a new one, never written to: the browser would send the old value along with whatever the
+    user does next, and that would count as a move of this widget.
     """
-    _tab().shown[key] = value
-    st.session_state[key] = value
-    return key
+    tab = _tab()
+    if st.session_state.get(_key(name), _NOTHING) != value:
+        tab.revisions[name] = tab.revisions.get(name, 0) + 1
+        st.session_state[_key(name)] = value
+    tab.shown[name] = value
+    return _key(name)
 
 
-def moved(key: str) -> bool:
-    """Whether the user moved a widget; for callbacks.
+def moving(name: str, take: Callable[[Any], None]) -> Callable[[], None]:
+    """Return a callback that hands `take` the value to which the user has moved a widget.
 
-    The browser reports a value that `control` has set as if the user had chosen it.
+    The browser confirms the value that a new widget was given as if the user had chosen it.
     """
-    return bool(st.session_state[key] != _tab().shown.get(key))
+
+    def moved() -> None:
+        value = st.session_state[_key(name)]
+        if value != _tab().shown[name]:
+            take(value)
+
+    return moved
 
 
-def read(key: str) -> Any:
-    """Return the value that a widget has just been given; for callbacks."""
-    return st.session_state[key]
+def _key(name: str) -> str:
+    return f"{name}#{_tab().revisions.get(name, 0)}"
 
 
 # The recipe and its history.
@@ -274,9 +286,9 @@ def choice(name: str) -> Any:
     return getattr(_tab(), name)
 
 
-def keep(name: str, key: str) -> Callable[[], None]:
+def keep(choice: str, widget: str) -> Callable[[], None]:
     """Return a callback that keeps a widget's value as a choice."""
-    return lambda: remember(name, read(key))
+    return moving(widget, lambda value: remember(choice, value))
 
 
 def autoload() -> None:

@@ -30,7 +30,7 @@ def calibration_controls() -> None:
         [*names, OWN_FILE],
         key=state.control("corpus", OWN_FILE if own else present.corpus),
         format_func=lambda name: CORPORA[name].title if name in CORPORA else name,
-        on_change=_take_corpus,
+        on_change=state.moving("corpus", _take_corpus),
     )
     for place, name, label, low, high in (
         (windows, "windows", "Windows", 1, 512),
@@ -42,18 +42,17 @@ def calibration_controls() -> None:
             low,
             high,
             key=state.control(f"calibration-{name}", getattr(present, name)),
-            on_change=_take_number(name),
+            on_change=state.moving(f"calibration-{name}", _take_number(name)),
         )
     if own:
         st.text_input(
             "Path of the text file",
             key=state.control("corpus-path", present.corpus.removeprefix(FILE_PREFIX)),
-            on_change=lambda: _set_corpus(FILE_PREFIX + state.read("corpus-path")),
+            on_change=state.moving("corpus-path", lambda path: _set_corpus(FILE_PREFIX + path)),
         )
 
 
-def _take_corpus() -> None:
-    chosen = state.read("corpus")
+def _take_corpus(chosen: str) -> None:
     _set_corpus(FILE_PREFIX if chosen == OWN_FILE else chosen)
 
 
@@ -61,11 +60,10 @@ def _set_corpus(corpus: str) -> None:
     state.set_calibration(replace(state.calibration(), corpus=corpus))
 
 
-def _take_number(name: str) -> Callable[[], None]:
-    def take() -> None:
+def _take_number(name: str) -> Callable[[float], None]:
+    def take(value: float) -> None:
         try:
-            value = int(state.read(f"calibration-{name}"))
-            present = {**asdict(state.calibration()), name: value}
+            present = {**asdict(state.calibration()), name: int(value)}
             state.set_calibration(Calibration(**present))
         except PrunescopeError as error:
             state.warn(str(error))
@@ -84,12 +82,10 @@ def parameter_controls(estimator: Estimator) -> None:
 def _draw(
     place: st.delta_generator.DeltaGenerator, estimator: str, parameter: Parameter, value: Scalar
 ) -> None:
-    key = state.control(f"setting-{estimator}-{parameter.name}", value)
+    name = f"setting-{estimator}-{parameter.name}"
+    key = state.control(name, value)
     label = parameter.name.capitalize()
-
-    def take() -> None:
-        state.set_setting(estimator, parameter.name, state.read(key))
-
+    take = state.moving(name, lambda value: state.set_setting(estimator, parameter.name, value))
     if parameter.choices:
         place.selectbox(label, parameter.choices, key=key, help=parameter.help, on_change=take)
     elif isinstance(value, bool):

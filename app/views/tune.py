@@ -42,16 +42,15 @@ def draw_source(model: OnBench, recipe: Recipe) -> None:
     left, middle, right = st.columns([2, 2, 1], vertical_alignment="bottom")
     names = [method.name for method in estimators()]
 
-    def take_estimator() -> None:
-        scoring = state.scoring(state.read("ranked-by"))
-        state.change(model, replace(state.recipe(model), scoring=scoring))
+    def take_estimator(name: str) -> None:
+        state.change(model, replace(state.recipe(model), scoring=state.scoring(name)))
 
     left.selectbox(
         "Rank units by",
         names,
         key=state.control("ranked-by", recipe.scoring.estimator),
         format_func=lambda name: estimator(name).title,
-        on_change=take_estimator,
+        on_change=state.moving("ranked-by", take_estimator),
     )
     probes = [name for name in PROTOCOLS if name.startswith("probe")]
     middle.selectbox(
@@ -74,12 +73,9 @@ def draw_master(model: OnBench, recipe: Recipe, plan: Plan) -> None:
     """Draw the master slider, the presets, undo and redo."""
     left, right = st.columns([1, 1], gap="medium", vertical_alignment="bottom")
 
-    def take_master() -> None:
-        if not state.moved("master"):
-            return
-        overall = state.read("master") / 100
+    def take_master(percentage: int) -> None:
         shape = state.choice("shape")
-        state.change_sparsity(model, allot(model, state.recipe(model), overall, shape))
+        state.change_sparsity(model, allot(model, state.recipe(model), percentage / 100, shape))
 
     left.slider(
         f"Overall sparsity: {percent(plan.sparsity, 2)} of the prunable parameters, "
@@ -88,7 +84,7 @@ def draw_master(model: OnBench, recipe: Recipe, plan: Plan) -> None:
         95,
         key=state.control("master", min(round(100 * plan.sparsity), 95)),
         format="%d%%",
-        on_change=take_master,
+        on_change=state.moving("master", take_master),
     )
 
     def preset(shape: str) -> Callable[[], None]:
@@ -177,37 +173,31 @@ def _site_slider(model: OnBench, recipe: Recipe, plan: Plan, key: SiteKey) -> No
     lane = "attention" if key.kind is SiteKind.ATTENTION else "MLP"
     slider, lock = st.columns([6, 1], gap="small", vertical_alignment="bottom")
     label = f"{key.layer} {lane} · {width_words(site_plan)}"
+
+    def take(share: float) -> None:
+        state.change_sparsity(model, {key: share})
+
     with slider:
         if key.kind is SiteKind.ATTENTION:
             steps = [width.sparsity for width in site_plan.site.ladder]
-
-            def take_step() -> None:
-                if state.moved(widget):
-                    state.change_sparsity(model, {key: state.read(widget)})
-
             st.select_slider(
                 label,
                 steps,
                 key=state.control(widget, site_plan.width.sparsity),
                 format_func=lambda share: percent(share, 0),
-                on_change=take_step,
+                on_change=state.moving(widget, take),
                 disabled=locked,
                 help=f"{site_plan.width.units} of {site_plan.site.units} key/value groups, "
                 f"{site_plan.width.heads} of {site_plan.site.heads_per_unit} query heads in each",
             )
         else:
-
-            def take() -> None:
-                if state.moved(widget):
-                    state.change_sparsity(model, {key: state.read(widget) / 100})
-
             st.slider(
                 label,
                 0,
                 100,
                 key=state.control(widget, round(100 * site_plan.width.sparsity)),
                 format="%d%%",
-                on_change=take,
+                on_change=state.moving(widget, lambda percentage: take(percentage / 100)),
                 disabled=locked,
             )
     lock.button(

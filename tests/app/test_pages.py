@@ -49,6 +49,11 @@ def settle(at: AppTest) -> AppTest:
     return at
 
 
+def shown(at: AppTest, name: str) -> str:
+    """Return the key of the widget that stands for a controlled value at the moment."""
+    return f"{name}#{at.session_state['tab'].revisions[name]}"
+
+
 def recipe(at: AppTest, model: OnBench) -> object:
     return at.session_state["tab"].histories[model.fingerprint].done[-1]
 
@@ -76,7 +81,7 @@ def test_a_slider_changes_the_recipe_and_the_number(at: AppTest, model: OnBench)
     settle(open_page(at, "tune"))
     dense = perplexity(at)
     assert at.metric[0].value == words.perplexity(dense)
-    at.slider(key="site-1.mlp").set_value(75).run()
+    at.slider(key=shown(at, "site-1.mlp")).set_value(75).run()
     settle(at)
     assert recipe(at, model).at(SiteKey(1, SiteKind.MLP)) == 0.75  # type: ignore[attr-defined]
     pruned = perplexity(at)
@@ -91,7 +96,7 @@ def test_a_slider_changes_the_recipe_and_the_number(at: AppTest, model: OnBench)
 
 def test_attention_offers_reachable_steps_only(at: AppTest, model: OnBench) -> None:
     open_page(at, "tune")
-    slider = at.select_slider(key="site-0.attention")
+    slider = at.select_slider(key=shown(at, "site-0.attention"))
     ladder = model.anatomy.by_key[SiteKey(0, SiteKind.ATTENTION)].ladder
     assert len(slider.options) == len(ladder)
 
@@ -99,27 +104,47 @@ def test_attention_offers_reachable_steps_only(at: AppTest, model: OnBench) -> N
 def test_a_locked_site_stays_through_presets(at: AppTest, model: OnBench) -> None:
     open_page(at, "tune")
     at.button(key="lock-2.mlp").click().run()
-    at.slider(key="master").set_value(30).run()
+    at.slider(key=shown(at, "master")).set_value(30).run()
     at.button(key="preset-uniform").click().run()
     present = recipe(at, model)
     assert present.at(SiteKey(2, SiteKind.MLP)) == 0.0  # type: ignore[attr-defined]
     assert present.at(SiteKey(1, SiteKind.MLP)) > 0.0  # type: ignore[attr-defined]
-    assert at.slider(key="site-2.mlp").disabled
+    assert at.slider(key=shown(at, "site-2.mlp")).disabled
 
 
 def test_the_recipe_survives_a_change_of_page(at: AppTest, model: OnBench) -> None:
     open_page(at, "tune")
-    at.slider(key="site-3.mlp").set_value(40).run()
+    at.slider(key=shown(at, "site-3.mlp")).set_value(40).run()
     before = recipe(at, model)
     open_page(at, "model")
     open_page(at, "tune")
     assert recipe(at, model) == before
-    assert at.slider(key="site-3.mlp").value == 41  # 26 of 64 channels is what 40 % snaps to
+    assert (
+        at.slider(key=shown(at, "site-3.mlp")).value == 41
+    )  # 26 of 64 channels is what 40 % snaps to
+
+
+def test_a_widget_that_must_show_another_value_is_another_widget(
+    at: AppTest, model: OnBench
+) -> None:
+    """What the browser still says of the old one then moves nothing."""
+    open_page(at, "tune")
+    master, site = shown(at, "master"), shown(at, "site-0.mlp")
+    at.slider(key=site).set_value(75).run()
+    assert shown(at, "site-0.mlp") == site
+    assert shown(at, "master") != master
+    before = recipe(at, model)
+    at.session_state[master] = 0
+    at.run()
+    assert recipe(at, model) == before
+    at.button(key="undo").click().run()
+    assert shown(at, "site-0.mlp") != site
+    assert at.slider(key=shown(at, "site-0.mlp")).value == 0
 
 
 def test_protecting_the_ends_keeps_them_dense(at: AppTest, model: OnBench) -> None:
     open_page(at, "tune")
-    at.slider(key="master").set_value(20).run()
+    at.slider(key=shown(at, "master")).set_value(20).run()
     at.button(key="preset-ends").click().run()
     present = recipe(at, model)
     assert present.at(SiteKey(0, SiteKind.MLP)) == 0.0  # type: ignore[attr-defined]
@@ -130,9 +155,9 @@ def test_two_tabs_have_their_own_recipes(at: AppTest, model: OnBench) -> None:
     other = new_tab()
     open_page(at, "tune")
     open_page(other, "tune")
-    at.slider(key="site-0.mlp").set_value(50).run()
+    at.slider(key=shown(at, "site-0.mlp")).set_value(50).run()
     other.run()
-    assert other.slider(key="site-0.mlp").value == 0
+    assert other.slider(key=shown(other, "site-0.mlp")).value == 0
 
 
 def test_a_failed_job_is_a_sentence_and_the_page_goes_on(at: AppTest, tmp_path: Path) -> None:
@@ -149,7 +174,7 @@ def test_a_failed_job_is_a_sentence_and_the_page_goes_on(at: AppTest, tmp_path: 
 def test_learning_the_fusion_shows_its_curve(at: AppTest) -> None:
     open_page(at, "fusion")
     for name, value in (("steps", 3), ("batch", 1), ("windows", 3)):
-        at.number_input(key=f"setting-hybrid-{name}").set_value(value).run()
+        at.number_input(key=shown(at, f"setting-hybrid-{name}")).set_value(value).run()
     next(b for b in at.button if b.label == "Learn the fusion").click().run()
     settle(at)
     settle(at)
