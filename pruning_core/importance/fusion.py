@@ -87,10 +87,11 @@ def learn_fusion(
         blends = {key: _SiteBlend(site, profiles) for key, (site, profiles) in sites.items()}
         samples = next(iter(blends.values())).units.samples
         shared = {kind: _SharedAttention(samples) for kind in SiteKind}
-    own = [parameter for blend in blends.values() for parameter in blend.parameters()]
-    common = [parameter for module in shared.values() for parameter in module.parameters()]
+    logits = [logit for blend in blends.values() for logit in blend.logits()]
+    common = [blend.bias for blend in blends.values()]
+    common += [parameter for module in shared.values() for parameter in module.parameters()]
     optimiser = torch.optim.Adam(
-        [{"params": own, "lr": UNIT_RATE}, {"params": common, "lr": SHARED_RATE}]
+        [{"params": logits, "lr": UNIT_RATE}, {"params": common, "lr": SHARED_RATE}]
     )
     draw = torch.Generator().manual_seed(training.seed)
     order = _batches(divergence.windows, training, draw)
@@ -175,6 +176,10 @@ class _SiteBlend(nn.Module):
         self.units = _Blend(profiles.units)
         self.heads = _Blend(profiles.heads) if profiles.heads else None
         self.bias = nn.Parameter(torch.zeros(()))
+
+    def logits(self) -> list[nn.Parameter]:
+        """Return what is learned for every unit and every head alone."""
+        return [self.units.logit, *([self.heads.logit] if self.heads else [])]
 
     def mask(self, shared: _SharedAttention, sparsity: float, temperature: float) -> torch.Tensor:
         """Return a straight-through mask for the width nearest to a sparsity.
