@@ -14,24 +14,26 @@ import gc
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from dataclasses import replace
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
+from app.results import Answers, Measured, OnBench, Side
 from pruning_core.errors import PrunescopeError
 from pruning_core.jobs import Job, JobService
-from pruning_core.progress import Tick
+from pruning_core.progress import Tick, silent
 from pruning_core.recipe import Calibration, Recipe, Scoring
 
 if TYPE_CHECKING:
+    import torch
+
+    from pruning_core.calibration import Split, Text
     from pruning_core.evaluation.generation import Generated
     from pruning_core.evaluation.live import LiveEvaluator
     from pruning_core.evaluation.protocol import Protocol
-    from pruning_core.evaluation.quality import Quality
     from pruning_core.importance.evidence import Evidence
     from pruning_core.importance.map import ImportanceMap
-    from pruning_core.model.anatomy import Anatomy
     from pruning_core.model.loading import LoadedModel
-    from pruning_core.planning.plan import Cost, Plan
+    from pruning_core.planning.plan import Plan
     from pruning_core.surgery.workbench import Workbench
 
 Publish = Callable[[object], None]
@@ -40,51 +42,7 @@ V = TypeVar("V")
 
 KEPT_MAPS = 24
 KEPT_EVIDENCE = 3
-
-
-@dataclass(frozen=True)
-class OnBench:
-    """The loaded model, as a page sees it."""
-
-    ref: str
-    fingerprint: str
-    device: str
-    dtype: str
-    anatomy: Anatomy
-    dense_bytes: int
-    memory: str
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Side:
-    """The dense or the pruned model in numbers; `speed` in tokens per second, None until timed."""
-
-    quality: Quality
-    cost: Cost
-    speed: float | None
-
-
-@dataclass(frozen=True)
-class Measured:
-    """A recipe measured beside the dense model, by the same process on the same windows."""
-
-    recipe: Recipe
-    protocol: Protocol
-    leaked: bool
-    sparsity: float
-    dense: Side
-    pruned: Side
-
-
-@dataclass(frozen=True)
-class Answers:
-    """What the dense and the pruned model write after one prompt."""
-
-    recipe: Recipe
-    prompt: str
-    dense: Generated
-    pruned: Generated | None
+KEPT_TEXTS = 6
 
 
 class _Recent(Generic[K, V]):
@@ -109,6 +67,14 @@ class _Recent(Generic[K, V]):
                 self._items.popitem(last=False)
 
 
+class _Probe(NamedTuple):
+    """What a protocol measures on: the evaluator, one window to time, and the text of all."""
+
+    evaluator: LiveEvaluator
+    window: torch.Tensor
+    text: Text
+
+
 class _Bench:
     """The model and what has been worked out about it; lives and dies with the model."""
 
@@ -119,7 +85,7 @@ class _Bench:
         self.bench: Workbench = Workbench(loaded.model)
         self.maps: _Recent[Scoring, ImportanceMap] = _Recent(KEPT_MAPS)
         self.evidence: _Recent[Calibration, Evidence] = _Recent(KEPT_EVIDENCE)
-        self.evaluators: _Recent[Protocol, tuple[LiveEvaluator, Any]] = _Recent(1)
+        self.probes: _Recent[Protocol, _Probe] = _Recent(1)
         self.dense: _Recent[Protocol, Side] = _Recent(8)
         self.dense_answers: _Recent[tuple[str, int], Generated] = _Recent(32)
         self.seen = OnBench(
@@ -140,6 +106,7 @@ class Engine:
     def __init__(self) -> None:
         self.jobs = JobService()
         self._current: _Bench | None = None
+        self._texts: _Recent[tuple[str, Split], Text] = _Recent(KEPT_TEXTS)
 
     @property
     def model(self) -> OnBench | None:
@@ -150,30 +117,45 @@ class Engine:
     def load(
         self, owner: str, ref: str, *, device: str, dtype: str, trust_remote_code: bool
     ) -> Job[OnBench]:
-        """Put another model on the bench; the one before leaves memory first."""
+        """Put another model on the bench.
+
+        The one before stays until all is known and fetched that can fail, and then leaves memory
+        before the new one enters it.
+        """
 
         def work(tick: Tick, _publish: Publish) -> OnBench:
-            from pruning_core.model.reference import ModelRef
-
             tick("starting the engine", 0, 1)
-            from pruning_core.model.loading import load
+            from pruning_core.model.loading import prepare, read
 
-            # Text that cannot be a model must not cost the one that is on the bench.
-            reference = ModelRef.parse(ref)
-            self._current = None
-            gc.collect()
-            loaded = load(
-                reference,
+            before = self._current
+            prepared = prepare(
+                ref,
                 device=device,
                 dtype=dtype,
                 trust_remote_code=trust_remote_code,
+                reclaimable=before.seen.dense_bytes if before else 0,
                 tick=tick,
             )
-            self._current = _Bench(loaded)
+            del before
+            self._clear()
+            self._current = _Bench(read(prepared, tick))
             return self._current.seen
 
         key = (ref, device, dtype, trust_remote_code)
         return self.jobs.submit(owner, "load", f"Loading {ref}", work, key=key)
+
+    def load_first(self, owner: str) -> Job[OnBench]:
+        """Put the demo on the bench, unless something is there when it is this job's turn."""
+
+        def work(tick: Tick, _publish: Publish) -> OnBench:
+            if self._current is None:
+                tick("starting the engine", 0, 1)
+                from pruning_core.model.loading import load
+
+                self._current = _Bench(load("demo", tick=tick))
+            return self._current.seen
+
+        return self.jobs.submit(owner, "load", "Loading demo", work, key="first")
 
     def check(
         self, owner: str, ref: str, *, device: str, dtype: str, trust_remote_code: bool
@@ -222,13 +204,10 @@ class Engine:
 
     def plan(self, recipe: Recipe) -> Plan | None:
         """Resolve a recipe at once; None while its importance map has not been made."""
-        scores = self.map(recipe.fingerprint, recipe.scoring)
-        model = self.model
-        if scores is None or model is None:
+        current = self._current
+        if current is None or current.seen.fingerprint != recipe.fingerprint:
             return None
-        from pruning_core.planning.plan import make_plan
-
-        return make_plan(recipe, scores, model.anatomy)
+        return _resolve(current, recipe)
 
     def measure(
         self, owner: str, recipe: Recipe, protocol: Protocol, *, allow_leak: bool
@@ -239,43 +218,39 @@ class Engine:
         """
 
         def work(tick: Tick, publish: Publish) -> Measured:
-            from pruning_core.calibration import Split, load_text
             from pruning_core.evaluation.speed import prefill_speed
             from pruning_core.pipeline import guard_recipes
             from pruning_core.planning.plan import dense_cost
 
             current = self._on_bench(recipe.fingerprint)
-            plan = self.plan(recipe)
-            if plan is None:
-                raise PrunescopeError(
-                    "The importance map of this recipe is gone; score it again on the Importance "
-                    "page."
-                )
-            text = load_text(protocol.corpus, Split.MEASUREMENT, tick)
-            leaked = guard_recipes([recipe], text, allow=allow_leak)
-            evaluator, window = self._evaluator(current, protocol, tick)
+            plan = _demand_plan(current, recipe)
+            probe = self._probe(current, protocol, tick)
+            leaked = guard_recipes(
+                [recipe], probe.text, allow=allow_leak, tick=tick, read=self._read_text
+            )
             dense = current.dense.get(protocol)
             if dense is None:
                 dense = Side(
-                    evaluator.measure(None, tick),
+                    probe.evaluator.measure(None, tick),
                     dense_cost(plan.anatomy, current.bench.dense_bytes, protocol.window),
-                    prefill_speed(current.loaded.model, window),
+                    prefill_speed(current.loaded.model, probe.window, tick),
                 )
                 current.dense.put(protocol, dense)
-            quality = evaluator.measure(plan, tick)
+            quality = probe.evaluator.measure(plan, tick)
             cost = plan.cost(current.bench.dense_bytes, protocol.window)
+            side = Side(quality, cost, None)
             measured = Measured(
-                recipe, protocol, leaked, plan.sparsity, dense, Side(quality, cost, None)
+                current.seen.id, recipe, protocol, leaked, plan.sparsity, dense, side
             )
             publish(measured)
-            tick("timing", 0, 1)
             if not plan.removed_parameters:
-                return replace(measured, pruned=Side(quality, cost, dense.speed))
+                return replace(measured, pruned=replace(side, speed=dense.speed))
             with current.bench.applied(plan):
-                speed = prefill_speed(current.loaded.model, window)
-            return replace(measured, pruned=Side(quality, cost, speed))
+                speed = prefill_speed(current.loaded.model, probe.window, tick)
+            return replace(measured, pruned=replace(side, speed=speed))
 
-        key = (recipe, protocol, allow_leak)
+        current = self._current
+        key = (recipe, protocol, allow_leak, current and current.seen.id)
         return self.jobs.submit(owner, "measure", "Measuring", work, key=key, supersede=True)
 
     def write(self, owner: str, recipe: Recipe, prompt: str, tokens: int) -> Job[Answers]:
@@ -285,7 +260,7 @@ class Engine:
             from pruning_core.evaluation.generation import generate
 
             current = self._on_bench(recipe.fingerprint)
-            plan = self.plan(recipe)
+            plan = _demand_plan(current, recipe)
             model, tokenizer = current.loaded.model, current.loaded.tokenizer
             dense = current.dense_answers.get((prompt, tokens))
             if dense is None:
@@ -301,13 +276,26 @@ class Engine:
 
         return self.jobs.submit(owner, "write", "Writing", work, supersede=True)
 
+    def _clear(self) -> None:
+        """Let the model on the bench leave memory, an accelerator's too."""
+        import torch
+
+        self._current = None
+        gc.collect()
+        if torch.accelerator.is_available():
+            torch.accelerator.empty_cache()
+
     def _on_bench(self, fingerprint: str) -> _Bench:
         current = self._current
-        if current is None or current.seen.fingerprint != fingerprint:
+        if current is None:
+            raise PrunescopeError(
+                "There is no model on the bench: loading the last one failed or was stopped. Load "
+                "one on the Model page; your recipe is kept."
+            )
+        if current.seen.fingerprint != fingerprint:
             raise PrunescopeError(
                 "The model of this tab is no longer on the bench: another tab has loaded "
-                f"{current.seen.ref if current else 'a model that failed'}. Load yours again on "
-                "the Model page; your recipe is kept."
+                f"{current.seen.ref}. Load yours again on the Model page; your recipe is kept."
             )
         return current
 
@@ -326,24 +314,55 @@ class Engine:
         evidence.tick = tick
         return evidence
 
-    def _evaluator(
-        self, current: _Bench, protocol: Protocol, tick: Tick
-    ) -> tuple[LiveEvaluator, Any]:
-        from pruning_core.calibration import Split, load_text, measurement_windows
+    def _probe(self, current: _Bench, protocol: Protocol, tick: Tick) -> _Probe:
+        from pruning_core.calibration import Split, measured_part, measurement_windows
         from pruning_core.evaluation.live import LiveEvaluator
 
-        known = current.evaluators.get(protocol)
+        known = current.probes.get(protocol)
         if known is None:
+            tokenizer = current.loaded.tokenizer
+            text = self._read_text(protocol.corpus, Split.MEASUREMENT, tick)
             windows = measurement_windows(
-                load_text(protocol.corpus, Split.MEASUREMENT, tick),
-                current.loaded.tokenizer,
+                text,
+                tokenizer,
                 length=protocol.window,
                 limit=protocol.limit,
                 bos=protocol.bos,
             )
-            known = LiveEvaluator(current.bench, windows), windows[0]
-            current.evaluators.put(protocol, known)
+            known = _Probe(
+                LiveEvaluator(current.bench, windows),
+                windows[0],
+                measured_part(text, windows, tokenizer),
+            )
+            current.probes.put(protocol, known)
         return known
+
+    def _read_text(self, name: str, split: Split, tick: Tick = silent) -> Text:
+        """Read a corpus once; a file of the user's each time, for it may have been edited."""
+        from pruning_core.calibration import FILE_PREFIX, load_text
+
+        text = self._texts.get((name, split))
+        if text is None:
+            text = load_text(name, split, tick)
+            if not name.startswith(FILE_PREFIX):
+                self._texts.put((name, split), text)
+        return text
+
+
+def _resolve(current: _Bench, recipe: Recipe) -> Plan | None:
+    from pruning_core.planning.plan import make_plan
+
+    scores = current.maps.get(recipe.scoring)
+    return None if scores is None else make_plan(recipe, scores, current.seen.anatomy)
+
+
+def _demand_plan(current: _Bench, recipe: Recipe) -> Plan:
+    plan = _resolve(current, recipe)
+    if plan is None:
+        raise PrunescopeError(
+            "The importance map of this recipe is gone; score it again on the Tune page."
+        )
+    return plan
 
 
 ENGINE = Engine()

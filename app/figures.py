@@ -17,11 +17,18 @@ from app import palette
 
 Matrix = npt.NDArray[np.float32]
 
-SCORE_RANGE = (-0.85, 0.85)
-"""Limits of the importance scale in powers of ten around a site's mean."""
+_WIDEST = 0.85
+"""No importance scale goes further than so many powers of ten from a site's mean."""
 
-_TICKS = [-0.7, -0.3, 0.0, 0.3, 0.7]
-_TICK_TEXT = ["⅕ ×", "½ ×", "mean", "2 ×", "5 ×"]
+_TICKS = {
+    -0.7: "⅕ ×",
+    -0.3: "½ ×",
+    -0.15: "0.7 ×",
+    0: "mean",
+    0.15: "1.4 ×",
+    0.3: "2 ×",
+    0.7: "5 ×",
+}
 
 
 def binned(values: npt.NDArray[np.float32], bins: int) -> Matrix:
@@ -44,13 +51,68 @@ def columns(vectors: Sequence[npt.NDArray[np.float32]], bins: int) -> Matrix:
 
 
 def importance(
-    values: Matrix, layers: Sequence[int], *, unit: str, height: int = 300, bar: bool = True
+    panels: Sequence[tuple[str, Matrix]],
+    layers: Sequence[int],
+    *,
+    units: int,
+    axis: str,
+    height: int = 380,
 ) -> go.Figure:
-    """Draw importance, units down and layers across, as multiples of each site's mean."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        logs = np.clip(np.log10(values), *SCORE_RANGE)
-    figure = go.Figure(_score_heatmap(logs, layers, unit, bar))
-    return _layout(figure, height, x="layer", y=unit)
+    """Draw importance maps side by side on one scale, units down and layers across.
+
+    Over every map lie invisible points, since a heatmap itself cannot be clicked: a click on one
+    tells its layer.
+
+    Args:
+        panels: title and multiples of each site's mean, [rows, layers].
+        units: how many units the rows stand for.
+        axis: what the rows are, such as ``"channels"``.
+    """
+    logs = [_logs(values) for _title, values in panels]
+    limit = _limit(logs)
+    figure = make_subplots(
+        rows=1,
+        cols=len(panels),
+        shared_yaxes=True,
+        horizontal_spacing=0.02,
+        subplot_titles=[title for title, _values in panels],
+    )
+    rows = len(logs[0])
+    down = np.arange(rows) * units / rows
+    clickable = down[:: max(rows // 24, 1)]
+    for column, values in enumerate(logs, start=1):
+        heatmap = go.Heatmap(
+            z=values.clip(-limit, limit),
+            x=list(layers),
+            y=down,
+            coloraxis="coloraxis",
+            hoverinfo="skip",
+        )
+        points = go.Scattergl(
+            x=np.repeat(layers, len(clickable)),
+            y=np.tile(clickable, len(layers)),
+            mode="markers",
+            marker={"size": 9, "symbol": "square", "opacity": 0},
+            selected={"marker": {"opacity": 0}},
+            unselected={"marker": {"opacity": 0}},
+            hovertemplate=f"layer %{{x}}, {axis} from %{{y:.0f}}<extra></extra>",
+            showlegend=False,
+        )
+        figure.add_traces([heatmap, points], rows=1, cols=column)
+    figure.update_layout(
+        coloraxis={
+            "cmin": -limit,
+            "cmax": limit,
+            "colorscale": palette.IMPORTANCE,
+            "colorbar": _bar(limit),
+        },
+        dragmode=False,
+    )
+    figure.update_xaxes(title_text="layer")
+    figure.update_yaxes(range=[units, 0])
+    figure.update_yaxes(title_text=axis, row=1, col=1)
+    _layout(figure, height)
+    return figure.update_layout(margin_t=28)
 
 
 def cut_map(
@@ -67,6 +129,7 @@ def cut_map(
         mlp, attention: importance [units, layers], most important first.
         mlp_kept, attention_kept: the fraction kept at each layer.
     """
+    limit = _limit([_logs(values) for values in (mlp, attention)])
     figure = make_subplots(
         rows=2,
         cols=1,
@@ -75,15 +138,23 @@ def cut_map(
         row_heights=[0.3, 0.7],
     )
     lanes = (
-        (1, attention, attention_layers, attention_kept, "head", False),
-        (2, mlp, mlp_layers, mlp_kept, "channel", True),
+        (1, attention, attention_layers, attention_kept, "heads", False),
+        (2, mlp, mlp_layers, mlp_kept, "channels", True),
     )
     for row, values, layers, kept, unit, bar in lanes:
         if not len(layers):
             continue
-        with np.errstate(divide="ignore", invalid="ignore"):
-            logs = np.clip(np.log10(values), *SCORE_RANGE)
-        figure.add_trace(_score_heatmap(logs, layers, unit, bar), row=row, col=1)
+        heatmap = go.Heatmap(
+            z=_logs(values).clip(-limit, limit),
+            x=list(layers),
+            zmin=-limit,
+            zmax=limit,
+            colorscale=palette.IMPORTANCE,
+            colorbar=_bar(limit),
+            showscale=bar,
+            hovertemplate=f"layer %{{x}}, {unit}<extra></extra>",
+        )
+        figure.add_trace(heatmap, row=row, col=1)
         count = values.shape[0]
         edges = [count * share - 0.5 for share in kept]
         figure.add_trace(
@@ -126,16 +197,15 @@ def cut_map(
 
 def tiles(values: Matrix, *, shape: tuple[int, int], height: int = 300) -> go.Figure:
     """Draw one matrix in tiles, as multiples of the matrix's mean."""
-    mean = float(values.mean()) or 1.0
-    with np.errstate(divide="ignore"):
-        logs = np.clip(np.log10(values / mean), *SCORE_RANGE)
+    logs = _logs(values / (float(values.mean()) or 1.0))
+    limit = _limit([logs])
     figure = go.Figure(
         go.Heatmap(
-            z=logs.astype(np.float32),
-            zmin=SCORE_RANGE[0],
-            zmax=SCORE_RANGE[1],
+            z=logs.clip(-limit, limit),
+            zmin=-limit,
+            zmax=limit,
             colorscale=palette.IMPORTANCE,
-            colorbar=_bar(),
+            colorbar=_bar(limit),
             hovertemplate="tile %{y}, %{x}<extra></extra>",
         )
     )
@@ -243,21 +313,26 @@ def rank_scatter(
     return _layout(figure, 380, x="rank by fine (0 = most important)", y="rank by coarse")
 
 
-def _score_heatmap(logs: Matrix, layers: Sequence[int], unit: str, bar: bool) -> go.Heatmap:
-    return go.Heatmap(
-        z=logs.astype(np.float32),
-        x=list(layers),
-        zmin=SCORE_RANGE[0],
-        zmax=SCORE_RANGE[1],
-        colorscale=palette.IMPORTANCE,
-        colorbar=_bar(),
-        showscale=bar,
-        hovertemplate=f"layer %{{x}}, {unit} %{{y}}<extra></extra>",
-    )
+def _logs(values: Matrix) -> Matrix:
+    """Return powers of ten around the mean; what is worth nothing is as far down as any scale."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.log10(values).clip(-_WIDEST, _WIDEST).astype(np.float32)
 
 
-def _bar() -> dict[str, object]:
-    return {"tickvals": _TICKS, "ticktext": _TICK_TEXT, "thickness": 12, "outlinewidth": 0}
+def _limit(maps: Sequence[Matrix]) -> float:
+    """Return where a scale for some maps ends: nearly all values lie within, few beyond."""
+    found = np.concatenate([np.abs(logs[np.isfinite(logs)]) for logs in maps])
+    return float(np.quantile(found, 0.98).clip(0.2, _WIDEST)) if len(found) else _WIDEST
+
+
+def _bar(limit: float) -> dict[str, object]:
+    ticks = {at: text for at, text in _TICKS.items() if abs(at) <= limit}
+    return {
+        "tickvals": list(ticks),
+        "ticktext": list(ticks.values()),
+        "thickness": 12,
+        "outlinewidth": 0,
+    }
 
 
 def _layout(figure: go.Figure, height: int, x: str = "", y: str = "") -> go.Figure:

@@ -13,7 +13,9 @@ from uuid import uuid4
 
 import streamlit as st
 
-from app.engine import ENGINE, Answers, Measured, OnBench
+from app.engine import ENGINE
+from app.results import Answers, Measured, OnBench
+from pruning_core.errors import PrunescopeError
 from pruning_core.jobs import Job, State
 from pruning_core.recipe import Calibration, Recipe, Scalar, Scoring, SiteKey
 
@@ -46,8 +48,10 @@ class _Tab:
     prompt: str = "A decorator in Python is"
     probe: str = "probe"
     shape: str = "uniform"
+    layer: int = 0
     requested: object = None
     allow_leak: bool = False
+    autoloaded: bool = False
     checked: str | None = None
     notice: str | None = None
 
@@ -207,10 +211,18 @@ def set_setting(estimator: str, name: str, value: Scalar) -> None:
 # Jobs and what came of them.
 
 
-def start(job: Job[Any]) -> None:
-    """Follow a job: it shows in the sidebar until it ends."""
+def submit(ask: Callable[[], Job[Any]]) -> None:
+    """Ask the engine for a job and follow it: it shows in the sidebar until it ends.
+
+    A refusal (the queue is full) is shown like any other failure.
+    """
     dismiss()
-    _tab().jobs[job.kind] = job
+    try:
+        job = ask()
+    except PrunescopeError as error:
+        warn(str(error))
+    else:
+        _tab().jobs[job.kind] = job
 
 
 def job(kind: str) -> Job[Any] | None:
@@ -277,7 +289,7 @@ def warn(sentence: str) -> None:
 
 
 def remember(name: str, value: object) -> None:
-    """Keep a choice of the tab: ``prompt``, ``probe``, ``allow_leak``, ``shape``, ``requested``."""
+    """Keep a choice of the tab: ``prompt``, ``probe``, ``layer`` and the like."""
     setattr(_tab(), name, value)
 
 
@@ -291,9 +303,16 @@ def keep(choice: str, widget: str) -> Callable[[], None]:
     return moving(widget, lambda value: remember(choice, value))
 
 
+def take_layer(chart: str) -> None:
+    """Keep the layer that was clicked on a chart; for callbacks."""
+    points = st.session_state[chart].selection.points
+    if points:
+        remember("layer", int(points[0]["x"]))
+
+
 def autoload() -> None:
-    """Put the demo on the bench if there is nothing on it and nobody is loading."""
+    """Ask once for the demo if there is nothing on the bench; who comes first decides what is."""
     tab = _tab()
-    if ENGINE.model is None and not st.session_state.get("autoloaded"):
-        st.session_state["autoloaded"] = True
-        start(ENGINE.load(tab.owner, "demo", device="auto", dtype="auto", trust_remote_code=False))
+    if ENGINE.model is None and not tab.autoloaded:
+        tab.autoloaded = True
+        submit(lambda: ENGINE.load_first(tab.owner))

@@ -11,12 +11,12 @@ from pruning_core.recipe import SiteKey, SiteKind
 
 if TYPE_CHECKING:
     from pruning_core.importance.map import SiteFusion, SiteScores
-    from pruning_core.model.anatomy import Anatomy
+    from pruning_core.model.anatomy import Anatomy, Site
     from pruning_core.planning.plan import SitePlan
 
 
 def anatomy_table(anatomy: Anatomy) -> pd.DataFrame:
-    """Return one row per layer: heads, groups, channels, parameters of its sites."""
+    """Return one row per layer: what its sites are made of and the widths they can reach."""
     rows = []
     for layer in range(anatomy.layers):
         attention = anatomy.by_key.get(SiteKey(layer, SiteKind.ATTENTION))
@@ -24,15 +24,21 @@ def anatomy_table(anatomy: Anatomy) -> pd.DataFrame:
         rows.append(
             {
                 "layer": layer,
-                "key/value groups": attention.units if attention else None,
-                "query heads": attention.units * attention.heads_per_unit if attention else None,
-                "attention widths": len(attention.ladder) if attention else None,
-                "attention parameters": attention.parameters if attention else None,
-                "MLP channels": mlp.units if mlp else None,
-                "MLP parameters": mlp.parameters if mlp else None,
+                "groups": attention.units if attention else None,
+                "heads": attention.units * attention.heads_per_unit if attention else None,
+                "attention": attention.parameters if attention else None,
+                "attention reaches": _ladder_words(attention) if attention else "not prunable",
+                "channels": mlp.units if mlp else None,
+                "MLP": mlp.parameters if mlp else None,
+                "MLP reaches": f"any of 0 to {mlp.units}" if mlp else "not prunable",
             }
         )
     return pd.DataFrame(rows)
+
+
+def _ladder_words(site: Site) -> str:
+    """Return the sparsities that attention can have: ``0, 8, 25, … 100 %``."""
+    return ", ".join(f"{100 * width.sparsity:.0f}" for width in site.ladder) + " %"
 
 
 def overruled_table(fusion: SiteFusion, fused: SiteScores, units: Sequence[int]) -> pd.DataFrame:

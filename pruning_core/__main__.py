@@ -6,7 +6,8 @@
     python -m pruning_core inspect demo
     python -m pruning_core methods
 
-Exit codes: 0 done, 2 bad input (one sentence on stderr says what, why and what to do), 130 stopped.
+Exit codes: 0 done, 2 bad input or memory that ran out (one sentence on stderr says what, why and
+what to do), 130 stopped.
 """
 
 from __future__ import annotations
@@ -15,13 +16,23 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from pruning_core.errors import PrunescopeError
+from pruning_core.errors import MEMORY_CURE, PrunescopeError, memory_ran_out
+from pruning_core.printing import print_anatomy, print_methods, print_run
 from pruning_core.progress import Tick
-from pruning_core.recipe import Calibration, Recipe, Scalar, Scoring, check_sparsity
+from pruning_core.recipe import Calibration, Recipe, Scalar, Scoring, SiteKey, check_sparsity
+
+DECIDED = (
+    *("estimator", "set", "corpus", "windows", "length", "seed"),  # how importance is scored
+    *("sparsity", "protect_ends"),
+)
+"""The options that a recipe decides; None where they were not given."""
+
+MISSED = 0.005
+"""A reached sparsity this far from the asked one is told."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,13 +40,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     _quiet_libraries()
     try:
+        _demand_places(options)
         options.command(options)
     except PrunescopeError as error:
         print(f"prunescope: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("prunescope: stopped; nothing was written.", file=sys.stderr)
+        print("prunescope: stopped.", file=sys.stderr)
         return 130
+    except Exception as error:
+        if not memory_ran_out(error):
+            raise
+        print(f"prunescope: The memory ran out. {MEMORY_CURE}", file=sys.stderr)
+        return 2
     return 0
 
 
@@ -48,9 +65,9 @@ def _parser() -> argparse.ArgumentParser:
     prune = commands.add_parser("prune", help="prune a model and measure it beside the dense one")
     _model_options(prune)
     _scoring_options(prune)
-    prune.add_argument("--sparsity", default="0.2", help="fraction of prunable parameters to go")
+    prune.add_argument("--sparsity", help="fraction of prunable parameters to go (default: 0.2)")
     prune.add_argument(
-        "--protect-ends", type=int, default=0, metavar="N", help="keep N layers dense at either end"
+        "--protect-ends", type=int, metavar="N", help="keep N layers dense at either end"
     )
     prune.add_argument("--protocol", default="embedded", help="how to measure (see methods)")
     prune.add_argument("--limit", type=int, help="measure at most so many windows")
@@ -93,22 +110,24 @@ def _model_options(parser: argparse.ArgumentParser) -> None:
 def _scoring_options(parser: argparse.ArgumentParser) -> None:
     base = Calibration()
     parser.add_argument("--recipe", type=Path, metavar="FILE", help="take everything from a recipe")
-    parser.add_argument("--estimator", default="hybrid", help="see methods")
+    parser.add_argument("--estimator", help=f"see methods (default: {Scoring().estimator})")
     parser.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE", help="an estimator's parameter"
+        "--set", action="append", metavar="NAME=VALUE", help="an estimator's parameter"
     )
-    parser.add_argument("--corpus", default=base.corpus, help="calibration text, or file:PATH")
-    parser.add_argument("--windows", type=int, default=base.windows, help="calibration windows")
-    parser.add_argument("--length", type=int, default=base.length, help="tokens in a window")
-    parser.add_argument("--seed", type=int, default=base.seed, help="chooses the windows")
+    parser.add_argument("--corpus", help=f"calibration text, or file:PATH (default: {base.corpus})")
+    for name, about in (
+        ("windows", "calibration windows"),
+        ("length", "tokens in a window"),
+        ("seed", "chooses the windows"),
+    ):
+        default = getattr(base, name)
+        parser.add_argument(f"--{name}", type=int, help=f"{about} (default: {default})")
 
 
 def _prune(options: argparse.Namespace) -> None:
     from pruning_core.evaluation.protocol import protocol
     from pruning_core.importance.registry import Grain, estimator
-    from pruning_core.model.anatomy import read_anatomy
     from pruning_core.pipeline import prune
-    from pruning_core.planning.allocation import protect_ends
     from pruning_core.runs import as_json, write_text
 
     # Everything that can be refused without the model is, before it is loaded.
@@ -117,7 +136,7 @@ def _prune(options: argparse.Namespace) -> None:
         measured = replace(measured, limit=options.limit)
     given = _read_recipe(options)
     scoring = given.scoring if given else _scoring(options)
-    sparsity = _number(options.sparsity, "--sparsity")
+    sparsity = _number("0.2" if options.sparsity is None else options.sparsity, "--sparsity")
     check_sparsity(sparsity, "the whole model")
     method = estimator(scoring.estimator)
     names = options.beside or (
@@ -129,14 +148,14 @@ def _prune(options: argparse.Namespace) -> None:
     ]
 
     tick = _narrator()
-    loaded = _load(options, tick)
+    loaded = _load(options, scoring, tick)
     recipe = given or Recipe(str(loaded.ref), loaded.fingerprint, scoring).with_sparsity(
-        protect_ends(read_anatomy(loaded.model), sparsity, options.protect_ends)
+        _allotted(loaded.model, sparsity, options.protect_ends or 0)
     )
-    run = prune(loaded, recipe, measured, beside=beside, allow_leak=options.allow_leak, tick=tick)
     if options.save_recipe:
         write_text(options.save_recipe, recipe.to_json())
-    _emit(options.json, lambda: as_json(run.as_dict()), lambda: _print_run(run.as_dict()))
+    run = prune(loaded, recipe, measured, beside=beside, allow_leak=options.allow_leak, tick=tick)
+    _emit(options.json, lambda: as_json(run.as_dict()), lambda: print_run(run.as_dict()))
 
 
 def _importance(options: argparse.Namespace) -> None:
@@ -144,13 +163,16 @@ def _importance(options: argparse.Namespace) -> None:
     from pruning_core.importance.scoring import score
     from pruning_core.importance.store import save_map
     from pruning_core.model.anatomy import read_anatomy
+    from pruning_core.planning.plan import check_recipe
     from pruning_core.runs import as_json
 
     given = _read_recipe(options)
     scoring = given.scoring if given else _scoring(options)
     tick = _narrator()
-    loaded = _load(options, tick)
+    loaded = _load(options, scoring, tick)
     anatomy = read_anatomy(loaded.model)
+    if given:
+        check_recipe(given, loaded.fingerprint, anatomy)
     evidence = evidence_for(loaded.model, loaded.tokenizer, anatomy, scoring.calibration, tick)
     scores = score(scoring, evidence, loaded.fingerprint)
     save_map(scores, options.out)
@@ -209,7 +231,7 @@ def _inspect(options: argparse.Namespace) -> None:
         ],
         "refused": {str(refusal.key): refusal.reason for refusal in anatomy.refusals},
     }
-    _emit(options.json, lambda: as_json(report), lambda: _print_anatomy(report))
+    _emit(options.json, lambda: as_json(report), lambda: print_anatomy(report))
 
 
 def _methods(options: argparse.Namespace) -> None:
@@ -236,24 +258,61 @@ def _methods(options: argparse.Namespace) -> None:
         "corpora": {name: corpus.description for name, corpus in CORPORA.items()},
         "protocols": {name: protocol.title for name, protocol in PROTOCOLS.items()},
     }
-    _emit(options.json, lambda: as_json(report), lambda: _print_methods(report))
+    _emit(options.json, lambda: as_json(report), lambda: print_methods(report))
 
 
-def _load(options: argparse.Namespace, tick: Tick) -> Any:
+def _demand_places(options: argparse.Namespace) -> None:
+    """Refuse places that can't be written, before hours of work are done for them."""
+    from pruning_core.files import demand_writable
+
+    for name in ("json", "save_recipe", "out"):
+        place = getattr(options, name, None)
+        if place not in (None, "-"):
+            demand_writable(Path(place))
+
+
+def _load(options: argparse.Namespace, scoring: Scoring, tick: Tick) -> Any:
+    """Load the model to be scored and say whether its memory will do for that."""
     from pruning_core.model.loading import load
 
-    return load(
+    loaded = load(
         options.model,
         device=options.device,
         dtype=options.dtype,
         trust_remote_code=options.trust_remote_code,
+        window=scoring.calibration.length,
         tick=tick,
     )
+    _note(loaded.preflight.sentence())
+    return loaded
+
+
+def _allotted(model: Any, sparsity: float, ends: int) -> Mapping[SiteKey, float]:
+    """Return a sparsity for every site; where the model can't come near the asked one, say so."""
+    from pruning_core.model.anatomy import read_anatomy
+    from pruning_core.planning.allocation import overall, protect_ends
+
+    anatomy = read_anatomy(model)
+    shares = protect_ends(anatomy, sparsity, ends)
+    reached = overall(anatomy, shares)
+    if abs(reached - sparsity) > MISSED:
+        _note(
+            f"The asked sparsity of {sparsity:.2%} can't be reached with the sites that may be "
+            f"pruned: {reached:.2%} is, and is measured."
+        )
+    return shares
 
 
 def _read_recipe(options: argparse.Namespace) -> Recipe | None:
+    """Return the recipe that was given, alone: it says all that the scoring options could."""
     if options.recipe is None:
         return None
+    also = [name for name in DECIDED if getattr(options, name, None) is not None]
+    if also:
+        named = ", ".join("--" + name.replace("_", "-") for name in also)
+        raise PrunescopeError(
+            f"--recipe decides what {named} would: leave out the one or the other."
+        )
     try:
         text = options.recipe.read_text()
     except (OSError, UnicodeDecodeError) as error:
@@ -266,15 +325,16 @@ def _read_recipe(options: argparse.Namespace) -> Recipe | None:
 def _scoring(options: argparse.Namespace) -> Scoring:
     from pruning_core.importance.registry import estimator
 
-    method = estimator(options.estimator)
+    method = estimator(Scoring().estimator if options.estimator is None else options.estimator)
     defaults = {parameter.name: parameter.default for parameter in method.parameters}
     given: dict[str, object] = {}
-    for text in options.set:
+    for text in options.set or ():
         name, equals, value = text.partition("=")
         if not equals:
             raise PrunescopeError(f"--set {text!r} lacks its value: write NAME=VALUE.")
         given[name] = _like(defaults.get(name, value), value, name)
-    calibration = Calibration(options.corpus, options.windows, options.length, options.seed)
+    chosen = {field.name: getattr(options, field.name) for field in fields(Calibration)}
+    calibration = Calibration(**{name: v for name, v in chosen.items() if v is not None})
     return Scoring(method.name, method.canonical(given), calibration)
 
 
@@ -313,6 +373,11 @@ def _narrator() -> Tick:
     return tick
 
 
+def _note(sentence: str) -> None:
+    """Tell something on stderr, over what is left of the last stage."""
+    print(sentence.ljust(60), file=sys.stderr)
+
+
 def _emit(target: str | None, as_json: Callable[[], str], as_text: Callable[[], None]) -> None:
     from pruning_core.runs import write_text
 
@@ -322,59 +387,6 @@ def _emit(target: str | None, as_json: Callable[[], str], as_text: Callable[[], 
     as_text()
     if target:
         write_text(Path(target), as_json())
-
-
-def _print_run(run: Mapping[str, Any]) -> None:
-    print(f"\n{run['model']} · {run['protocol']['title']} · {run['protocol']['source']}")
-    if run["leaked"]:
-        print("LEAK: calibration and measurement text overlap; these numbers flatter.")
-    print(f"{'':<12}{'perplexity':>12}{'accuracy':>10}{'parameters':>14}{'prunable gone':>15}")
-    dense = run["dense"]
-    rows = [("dense", dense, dense["cost"]["parameters"], 0.0)]
-    for entry in (run["pruned"], *run["beside"]):
-        rows.append(
-            (
-                entry["estimator"],
-                entry["quality"],
-                entry["cost"]["parameters"],
-                entry["sparsity_of_prunable"],
-            )
-        )
-    for name, quality, parameters, sparsity in rows:
-        perplexity = "overflow" if quality["perplexity"] is None else f"{quality['perplexity']:.3f}"
-        print(
-            f"{name:<12}{perplexity:>12}{quality['accuracy']:>10.2%}{parameters:>14,}"
-            f"{sparsity:>15.2%}"
-        )
-    print(f"recipe {run['digest']}")
-
-
-def _print_anatomy(report: Mapping[str, Any]) -> None:
-    print(
-        f"{report['model']}: {report['family']}, {report['layers']} layers, hidden "
-        f"{report['hidden_size']}, {report['parameters']:,} parameters, of which "
-        f"{report['prunable_parameters']:,} can be pruned"
-    )
-    print(report["memory"])
-    for site in report["sites"]:
-        shared = f" x {site['heads_per_unit']} query heads" if site["heads_per_unit"] else ""
-        print(f"  {site['site']:<14}{site['units']:>6} units{shared}, {site['parameters']:,}")
-    for site, reason in report["refused"].items():
-        print(f"  {site:<14}refused: {reason}")
-
-
-def _print_methods(report: Mapping[str, Any]) -> None:
-    for name, method in report["estimators"].items():
-        print(f"{name:<12}{method['title']}: {method['summary']}")
-        print(f"{'':<12}{method['formula']}   [{method['source']}]")
-        for parameter, about in method["parameters"].items():
-            print(f"{'':<14}--set {parameter}={about['default']}  {about['help']}")
-    print("\nCorpora:")
-    for name, text in report["corpora"].items():
-        print(f"  {name:<14}{text}")
-    print("\nProtocols:")
-    for name, text in report["protocols"].items():
-        print(f"  {name:<14}{text}")
 
 
 def _quiet_libraries() -> None:

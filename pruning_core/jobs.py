@@ -22,7 +22,7 @@ from enum import StrEnum
 from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 from uuid import uuid4
 
-from pruning_core.errors import PrunescopeError
+from pruning_core.errors import MEMORY_CURE, PrunescopeError, memory_ran_out
 from pruning_core.progress import Cancelled, Progress, Tick
 
 log = logging.getLogger(__name__)
@@ -367,11 +367,6 @@ def _unexpected(error: BaseException, title: str) -> _Outcome:
     error_id = uuid4().hex[:6]
     log.error("Job %r failed (reference %s)", title, error_id, exc_info=error)
     sentence = "Something went wrong inside Prunescope (reference {}); the log has the details."
-    # By name, for torch is not imported here; on the CPU it raises a plain RuntimeError.
-    name_and_text = f"{type(error).__name__} {error}"
-    if any(s in name_and_text for s in ("MemoryError", "OutOfMemory", "DefaultCPUAllocator")):
-        sentence = (
-            "The memory ran out (reference {}). Try a smaller model, a shorter window or fewer "
-            "samples, or close other programs that use the device."
-        )
+    if memory_ran_out(error):
+        sentence = f"The memory ran out (reference {{}}). {MEMORY_CURE}"
     return _Outcome(State.FAILED, error=sentence.format(error_id), error_id=error_id)

@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import torch
 
-from pruning_core.calibration import Split, Text, guard, load_text, measurement_windows
+from pruning_core.calibration import (
+    Split,
+    Text,
+    guard,
+    load_text,
+    measured_part,
+    measurement_windows,
+)
 from pruning_core.evaluation.perplexity import measure_windows
 from pruning_core.evaluation.protocol import Protocol
 from pruning_core.importance.evidence import Evidence, evidence_for
 from pruning_core.importance.registry import Needs, estimator
 from pruning_core.importance.scoring import score
-from pruning_core.model.anatomy import Anatomy
 from pruning_core.model.loading import LoadedModel
 from pruning_core.planning.plan import Plan, check_recipe, dense_cost, make_plan
 from pruning_core.progress import Tick, silent
-from pruning_core.recipe import Calibration, Recipe, Scoring, SiteKey
+from pruning_core.recipe import Calibration, Recipe, Scoring
 from pruning_core.runs import Entry, Run
 from pruning_core.surgery.workbench import Workbench
 
-Allocation = Callable[[Anatomy], Mapping[SiteKey, float]]
+ReadText: TypeAlias = Callable[[str, Split, Tick], Text]
+"""What reads a text by the name of its corpus: `load_text`, or one that remembers what it read."""
 
 
 def prune(
@@ -53,13 +61,14 @@ def prune(
     check_recipe(recipe, loaded.fingerprint, bench.anatomy)
     recipes = [recipe, *(replace(recipe, scoring=scoring) for scoring in beside)]
     text = load_text(protocol.corpus, Split.MEASUREMENT, tick)
-    leaked = guard_recipes(recipes, text, allow=allow_leak)
     windows = measurement_windows(
         text, loaded.tokenizer, length=protocol.window, limit=protocol.limit, bos=protocol.bos
     )
+    read = measured_part(text, windows, loaded.tokenizer)
+    leaked = guard_recipes(recipes, read, allow=allow_leak, tick=tick)
     drafts = _score_and_plan(loaded, bench, recipes, tick)
     stages = {"loading": loaded.seconds}
-    with _timed(stages, "measuring"):
+    with _timed(stages, "measuring dense"):
         dense = measure_windows(loaded.model, windows, tick, "dense")
     try:
         entries = tuple(_measure(bench, draft, windows, tick) for draft in drafts)
@@ -68,6 +77,8 @@ def prune(
     return Run(
         model=str(loaded.ref),
         fingerprint=loaded.fingerprint,
+        device=str(loaded.device),
+        dtype=str(loaded.dtype).removeprefix("torch."),
         protocol=protocol,
         text=(text.source, text.sha256),
         leaked=leaked,
@@ -78,18 +89,34 @@ def prune(
     )
 
 
-def guard_recipes(recipes: Sequence[Recipe], measured: Text, *, allow: bool) -> bool:
+def guard_recipes(
+    recipes: Sequence[Recipe],
+    measured: Text,
+    *,
+    allow: bool,
+    tick: Tick = silent,
+    read: ReadText = load_text,
+) -> bool:
     """Return whether any recipe was calibrated on the text it is to be measured on.
+
+    Args:
+        recipes: those to be measured; what looks at no text can have seen none.
+        measured: what is really measured, see `measured_part`: a few windows out of a large corpus
+            may all lie in a calibration text that the corpus as a whole has little in common with.
+        allow: overlap is no error, only told.
+        tick: hears of texts that are read.
+        read: reads a calibration text.
 
     Raises:
         PrunescopeError: if one was, and that is not allowed.
+        Cancelled: by `tick`.
     """
     corpora = {
         recipe.scoring.calibration.corpus
         for recipe in recipes
         if estimator(recipe.scoring.estimator).needs in (Needs.GRADIENTS, Needs.TRAINING)
     }
-    texts = [load_text(corpus, Split.CALIBRATION) for corpus in sorted(corpora)]
+    texts = [read(corpus, Split.CALIBRATION, tick) for corpus in sorted(corpora)]
     return any(guard(text, measured, allow=allow) for text in texts)
 
 

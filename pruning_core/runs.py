@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import platform
-import resource
 import sys
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from pruning_core.errors import PrunescopeError
 from pruning_core.evaluation.protocol import Protocol
 from pruning_core.evaluation.quality import Quality
+from pruning_core.files import written_whole
 from pruning_core.planning.plan import Cost, Plan
 
 FORMAT = "prunescope-run/1"
@@ -59,17 +57,20 @@ class Run:
     Attributes:
         model: its reference.
         fingerprint: identifies its weights.
+        device, dtype: where it was and in which number format.
         protocol: how the numbers were measured.
         text: where the measured text came from, and its sha256.
         leaked: whether calibration and measurement text overlap; then no number here can be
             compared with anyone else's.
         dense_cost, dense_quality: the dense model.
         entries: the asked recipe first, then those beside it.
-        seconds: time by stage of what all entries share.
+        seconds: time by stage of what all entries share: ``loading`` and ``measuring dense``.
     """
 
     model: str
     fingerprint: str
+    device: str
+    dtype: str
     protocol: Protocol
     text: tuple[str, str]
     leaked: bool
@@ -86,18 +87,23 @@ class Run:
             "format": FORMAT,
             "model": self.model,
             "fingerprint": self.fingerprint,
+            "device": self.device,
+            "dtype": self.dtype,
             "recipe": first["recipe"],
             "digest": first["digest"],
             "protocol": vars(self.protocol) | {"source": source, "sha256": sha256},
             "leaked": self.leaked,
-            "dense": {"cost": vars(self.dense_cost), **quality_as_dict(self.dense_quality)},
+            "dense": {
+                "cost": vars(self.dense_cost),
+                "quality": quality_as_dict(self.dense_quality),
+            },
             "pruned": {name: first[name] for name in first if name not in ("recipe", "digest")},
             "parameters": {
                 "before": self.dense_cost.parameters,
                 "after": self.entries[0].cost.parameters,
             },
             "beside": others,
-            "seconds": self.seconds,
+            "seconds": self.seconds | self.entries[0].seconds,
             "peak_memory_bytes": peak_memory(),
             "environment": environment(),
         }
@@ -129,15 +135,26 @@ def environment() -> dict[str, str]:
 
 
 def peak_memory() -> dict[str, int]:
-    """Return the peak memory of this process so far, in bytes: main memory, and the GPU's."""
+    """Return the peak memory of this process so far, in bytes: main memory, and all GPUs'."""
     import torch
+
+    memory = {"main": _peak_main_memory()}
+    if torch.cuda.is_available():
+        gpus = range(torch.cuda.device_count())
+        memory["gpu"] = sum(torch.cuda.max_memory_allocated(gpu) for gpu in gpus)
+    return memory
+
+
+def _peak_main_memory() -> int:
+    if sys.platform == "win32":  # which has no `resource`
+        import psutil
+
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # Linux counts in kilobytes, macOS in bytes.
-    memory = {"main": peak if sys.platform == "darwin" else peak * 1024}
-    if torch.cuda.is_available():
-        memory["gpu"] = torch.cuda.max_memory_allocated()
-    return memory
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def write_text(path: Path, text: str) -> None:
@@ -146,19 +163,8 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         PrunescopeError: if it cannot be written.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with written_whole(path) as partial:
         partial.write_text(text)
-        os.replace(partial, path)
-    except OSError as error:
-        raise PrunescopeError(
-            f"{path} could not be written: {error.strerror or error}. Free some space or choose "
-            "another place."
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink()
 
 
 def as_json(values: dict[str, Any]) -> str:

@@ -17,8 +17,8 @@ CORE = sorted((ROOT / "pruning_core").rglob("*.py"))
 APP = sorted((ROOT / "app").rglob("*.py"))
 
 ROOMS = (
-    *("errors", "progress", "recipe", "model", "calibration", "importance", "planning", "surgery"),
-    *("evaluation", "runs", "export", "pipeline", "__main__"),
+    *("errors", "progress", "files", "recipe", "model", "calibration", "importance", "planning"),
+    *("surgery", "evaluation", "runs", "export", "pipeline", "printing", "__main__"),
 )
 """The rooms of the core in the order in which the data walks through them."""
 

@@ -153,6 +153,8 @@ def test_remaining_follows_the_pace_of_the_stage(
         (MemoryError(), "The memory ran out (reference {id}). Try "),
         (type("OutOfMemoryError", (RuntimeError,), {})("CUDA"), "The memory ran out"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "The memory ran out"),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"), "The memory ran out"),
+        (RuntimeError("Expected a MemoryError"), "Something went wrong inside Prunescope"),
     ],
     ids=lambda value: type(value).__name__,
 )

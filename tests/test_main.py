@@ -20,13 +20,14 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from transformers.utils import logging
 
 from pruning_core.__main__ import main
-from pruning_core.calibration import CORPORA, Split, load_text
+from pruning_core.calibration import CORPORA, Split, Text, find_leak, load_text
+from pruning_core.errors import PrunescopeError
 from pruning_core.evaluation.protocol import PROTOCOLS, Protocol
 from pruning_core.importance import store
 from pruning_core.importance.registry import estimators
 from pruning_core.model.loading import load
-from pruning_core.pipeline import prune
-from pruning_core.progress import Cancelled
+from pruning_core.pipeline import guard_recipes, prune
+from pruning_core.progress import Cancelled, Tick
 from pruning_core.recipe import Calibration, Recipe, Scoring, SiteKey, SiteKind
 from tests.model import tiny_checkpoints as tiny
 
@@ -160,7 +161,7 @@ def test_prune_prints_one_object_with_all_that_a_number_needs(
     assert report["protocol"]["name"] == "probe"
     assert report["protocol"]["sha256"] == load_text("embedded", Split.MEASUREMENT).sha256
     assert report["leaked"] is False
-    for quality in (report["dense"], report["pruned"]["quality"]):
+    for quality in (report["dense"]["quality"], report["pruned"]["quality"]):
         assert quality["perplexity"] > 1
         assert (quality["windows"], quality["tokens"]) == (2, 2 * 255)
     before, after = report["parameters"]["before"], report["parameters"]["after"]
@@ -169,8 +170,10 @@ def test_prune_prints_one_object_with_all_that_a_number_needs(
     # An MLP of 64 channels steps by 1/64, attention is coarser and the MLPs make up for it.
     assert (before - after) / prunable == pytest.approx(0.5, abs=1 / 64)
     assert report["beside"] == []
-    stages = {*report["seconds"], *report["pruned"]["seconds"]}
-    assert stages >= {"loading", "scoring", "planning", "applying", "measuring"}
+    stages = {"loading", "scoring", "planning", "applying", "measuring", "measuring dense"}
+    assert {*report["seconds"]} == stages
+    loaded = load(str(folder))
+    assert (report["device"], f"torch.{report['dtype']}") == (str(loaded.device), str(loaded.dtype))
     assert report["peak_memory_bytes"]["main"] > 1e6
     assert report["environment"]["torch"] == torch.__version__
 
@@ -220,7 +223,7 @@ def test_a_hybrid_is_measured_beside_what_it_should_beat(
     for entry in report["beside"]:
         assert entry["recipe"]["sparsity"] == report["recipe"]["sparsity"]
         assert entry["cost"] == report["pruned"]["cost"]
-        assert entry["quality"]["tokens"] == report["dense"]["tokens"]
+        assert entry["quality"]["tokens"] == report["dense"]["quality"]["tokens"]
     assert len({entry["digest"] for entry in (report, *report["beside"])}) == 5
     assert json_of(*words, "--beside", "none")["beside"] == []
 
@@ -229,6 +232,85 @@ def test_protected_ends_stay_dense(tmp_path: Path, json_of: Callable[..., dict[s
     deep = tiny.save(tmp_path / "deep", num_hidden_layers=4, max_position_embeddings=512)
     words = ("prune", deep, "--estimator", "random", "--protect-ends", "1", *MEASURED)
     assert {*json_of(*words)["recipe"]["sparsity"]} == {"1", "2"}
+
+
+@pytest.mark.parametrize("ends", ["-1", "1", "99"])
+def test_ends_that_leave_no_layer_are_refused(
+    folder: Path, refused: Callable[..., str], ends: str
+) -> None:
+    said = refused("prune", folder, *RANDOM, "--protect-ends", ends)
+    assert f"protect at either end is {ends}: a model of 2 layers allows 0 to 0" in said
+
+
+def test_a_sparsity_that_is_missed_is_told(tmp_path: Path, run: Command) -> None:
+    deep = tiny.save(tmp_path / "deep", num_hidden_layers=4, max_position_embeddings=512)
+    words = ("prune", deep, *RANDOM, "--protect-ends", "1", "--sparsity")
+    code, _, err = run(*words, "0.6")
+    assert code == 0
+    (line,) = [line for line in err.splitlines() if "asked sparsity" in line]
+    assert "60.00%" in line
+    assert "50.00%" in line
+    code, _, err = run(*words, "0.4")
+    assert code == 0
+    assert "asked sparsity" not in err
+
+
+def test_whether_memory_will_do_is_told_before_the_scoring(
+    folder: Path, tmp_path: Path, run: Command
+) -> None:
+    out = ("--out", tmp_path / "map")
+    for command, where in (("prune", MEASURED), ("importance", out)):
+        code, _, err = run(command, folder, "--estimator", "fine", *QUICK, *where)
+        assert code == 0
+        told = err.index("scoring with windows of 16 tokens")
+        assert told < err.index("scoring", told + 10)
+
+
+def test_the_recipe_is_kept_when_the_run_fails(
+    folder: Path, tmp_path: Path, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def short(*_args: object, **_options: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("pruning_core.pipeline.score", short)
+    saved = tmp_path / "recipe.json"
+    refused("prune", folder, *RANDOM, "--save-recipe", saved)
+    assert Recipe.from_json(saved.read_text()).scoring.estimator == "random"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory."),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+@pytest.mark.parametrize("stage", ["score", "measure_windows"])
+def test_memory_that_runs_out_is_a_sentence(
+    folder: Path,
+    refused: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+    stage: str,
+    error: Exception,
+) -> None:
+    def short(*_args: object, **_options: object) -> None:
+        raise error
+
+    monkeypatch.setattr(f"pruning_core.pipeline.{stage}", short)
+    assert "The memory ran out. Try a smaller model" in refused("prune", folder, *RANDOM)
+
+
+def test_a_defect_of_ours_keeps_its_traceback(
+    folder: Path, run: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_args: object, **_options: object) -> None:
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr("pruning_core.pipeline.score", broken)
+    with pytest.raises(RuntimeError, match="a defect"):
+        run("prune", folder, *RANDOM)
 
 
 @pytest.mark.parametrize("raised", [Cancelled, RuntimeError])
@@ -424,7 +506,8 @@ def test_text_on_both_sides_is_refused_unless_allowed_and_then_marked(
     json_of: Callable[..., dict[str, Any]],
 ) -> None:
     path = tmp_path / "leak.txt"
-    path.write_text(load_text("embedded", Split.MEASUREMENT).joined)
+    # The tokenizer of the tiny model drops line ends, and with them what lies between two words.
+    path.write_text(load_text("embedded", Split.MEASUREMENT).joined.replace("\n", ""))
     words = ("prune", folder, *FINE, "--corpus", f"file:{path}")
     assert "looks better than it is" in refused(*words)
     assert json_of(*words, "--allow-leak")["leaked"] is True
@@ -433,6 +516,44 @@ def test_text_on_both_sides_is_refused_unless_allowed_and_then_marked(
     assert "LEAK" in text
     # What looks at no text can't have seen it.
     assert json_of(*words, "--estimator", "magnitude")["leaked"] is False
+
+
+def test_the_guard_looks_at_the_windows_that_are_measured(tmp_path: Path, folder: Path) -> None:
+    loaded = load(str(folder), device="cpu")
+
+    def words(start: int, stop: int) -> str:
+        return " ".join(f"w{n}" for n in range(start, stop)) + " "
+
+    shared = words(0, 100)
+    (tmp_path / "calibration").write_text(words(20_000, 40_000) + shared)
+    (tmp_path / "measurement").write_text(shared + words(40_000, 60_000))
+    calibration = Calibration(f"file:{tmp_path}/calibration", 2, 16)
+    recipe = Recipe(str(folder), loaded.fingerprint, Scoring("fine", (), calibration))
+    corpus = f"file:{tmp_path}/measurement"
+    probe = Protocol("probe", "", corpus, 32, 8)
+    texts = [load_text(calibration.corpus, Split.CALIBRATION), load_text(corpus, Split.MEASUREMENT)]
+    assert not find_leak(*texts).leaking
+    with pytest.raises(PrunescopeError, match="looks better than it is"):
+        prune(loaded, recipe, probe)
+    assert prune(loaded, recipe, probe, allow_leak=True).leaked
+
+
+def test_the_guard_reads_through_what_it_is_given() -> None:
+    read: list[tuple[str, Split, Tick]] = []
+
+    def remembered(name: str, split: Split, tick: Tick) -> Text:
+        read.append((name, split, tick))
+        return Text(name, split, ("nothing in common",), "", "a test")
+
+    def tick(stage: str, done: int, total: int, note: str = "") -> None: ...
+
+    recipes = [
+        Recipe("m", "f", Scoring(name, (), Calibration("c4"))) for name in ("fine", "random")
+    ]
+    measured = load_text("embedded", Split.MEASUREMENT)
+    assert not guard_recipes(recipes, measured, allow=False, tick=tick, read=remembered)
+    assert not guard_recipes(recipes[1:], measured, allow=False, read=remembered)
+    assert read == [("c4", Split.CALIBRATION, tick)]
 
 
 def recipe_of(folder: Path, **changes: object) -> dict[str, Any]:
@@ -486,9 +607,46 @@ def test_a_recipe_for_another_model_is_refused_before_any_work(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("pruning_core.pipeline.score", None)
+    monkeypatch.setattr("pruning_core.importance.scoring.score", None)
     path = tmp_path / "recipe.json"
     path.write_text(json.dumps(recipe_of(folder, fingerprint="0123456789abcdef")))
     assert "another model" in refused("prune", folder, "--recipe", path, *MEASURED)
+    out = tmp_path / "map"
+    assert "another model" in refused("importance", folder, "--recipe", path, "--out", out)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--estimator", "hybrid"),
+        ("--set", "norm=l1", "--set", "steps=2"),
+        ("--corpus", "embedded", "--windows", "16"),
+        ("--length", "256", "--seed", "0"),
+        ("--sparsity", "0.2"),
+        ("--protect-ends", "0"),
+    ],
+    ids=" ".join,
+)
+@pytest.mark.parametrize("command", ["prune", "importance"])
+def test_what_a_recipe_decides_can_not_be_given_beside_it(
+    refused: Callable[..., str],
+    run: Command,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+    words: tuple[str, ...],
+) -> None:
+    monkeypatch.setattr("pruning_core.model.loading.load", None)
+    path = tmp_path / "recipe.json"
+    path.write_text(Recipe("m", "f").to_json())
+    out = ("--out", tmp_path / "map") if command == "importance" else ()
+    if out and words[0] in ("--sparsity", "--protect-ends"):
+        assert run(command, "m", "--recipe", path, *words, *out)[0] == 2  # no options of its
+        return
+    named = ", ".join(dict.fromkeys(words[::2]))
+    said = refused(command, "m", "--recipe", path, *words, *out)
+    assert said.startswith(f"--recipe decides what {named} would")
 
 
 @pytest.mark.parametrize(
@@ -567,14 +725,29 @@ def test_a_disk_that_fills_up_leaves_what_was_there(
 
 
 @pytest.mark.parametrize("option", ["--json", "--save-recipe", "--out"])
-def test_a_place_that_can_not_be_written_is_told(
-    folder: Path, tmp_path: Path, refused: Callable[..., str], option: str
+def test_a_place_that_can_not_be_written_is_told_before_the_model_is_loaded(
+    folder: Path,
+    tmp_path: Path,
+    refused: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+    option: str,
 ) -> None:
     command = ("importance", folder) if option == "--out" else ("prune", folder, *MEASURED)
+    monkeypatch.setattr("pruning_core.model.loading.load", None)
     (tmp_path / "file").write_text("")
-    for place in (tmp_path / "file" / "below", tmp_path):
+    for place in (tmp_path / "file" / "below", tmp_path, tmp_path / "new" / ("x" * 300)):
         assert "could not be written" in refused(*command, "--estimator", "random", option, place)
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_numbers_are_printed_though_their_file_can_not_be_written(
+    folder: Path, tmp_path: Path, run: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "replace", full)
+    code, out, _ = run("prune", folder, *RANDOM, "--json", tmp_path / "run.json")
+    assert code == 2
+    assert "perplexity" in out
+    assert "\nrandom " in out
 
 
 def test_stopping_is_no_error_of_ours(

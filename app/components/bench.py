@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from app import state
-from app.engine import ENGINE, OnBench
+from app.engine import ENGINE
+from app.results import OnBench
 
 if TYPE_CHECKING:
     from pruning_core.importance.map import ImportanceMap
@@ -18,8 +19,8 @@ def require_model() -> OnBench:
     model = ENGINE.model
     if model is None:
         st.info(
-            "There is no model on the bench yet. It is being loaded, as the sidebar shows, or "
-            "choose one on the Model page.",
+            "There is no model on the bench yet: the sidebar shows if one is on its way, and the "
+            "Model page loads one.",
             icon=":material/hourglass:",
         )
         st.stop()
@@ -42,5 +43,5 @@ def score_button(
         disabled=state.job("score") is not None,
     ):
         scorings = tuple(state.scoring(name) for name in estimators)
-        state.start(ENGINE.score(state.owner(), model.fingerprint, scorings))
+        state.submit(lambda: ENGINE.score(state.owner(), model.fingerprint, scorings))
         st.rerun()

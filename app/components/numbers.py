@@ -8,7 +8,8 @@ import streamlit as st
 
 from app import state
 from app.components.jobs import POLL_SECONDS
-from app.engine import ENGINE, Measured, OnBench
+from app.engine import ENGINE
+from app.results import Measured, OnBench
 from app.words import change, count, percent, perplexity, size
 from pruning_core.recipe import Recipe
 
@@ -18,21 +19,28 @@ if TYPE_CHECKING:
 
 def numbers_panel(model: OnBench, recipe: Recipe, plan: Plan) -> None:
     """Measure the recipe if that has not been done, and draw what is known so far."""
-    _request(recipe)
-    measuring = state.job("measure") is not None
-    st.fragment(_panel, run_every=POLL_SECONDS if measuring else None)(model, recipe, plan)
-
-
-def _request(recipe: Recipe) -> None:
-    """Start a measurement once for every recipe, probe and leak choice that comes up."""
-    from pruning_core.evaluation.protocol import protocol
-
-    wanted = (recipe, state.choice("probe"), state.choice("allow_leak"))
+    wanted = (model.id, recipe, state.choice("probe"), state.choice("allow_leak"))
     if state.choice("requested") != wanted:
         state.remember("requested", wanted)
-        state.start(
-            ENGINE.measure(state.owner(), recipe, protocol(wanted[1]), allow_leak=wanted[2])
+        _measure(recipe)
+    measuring = state.job("measure") is not None
+    st.fragment(_panel, run_every=POLL_SECONDS if measuring else None)(model, recipe, plan)
+    # A measurement that was stopped or has failed is asked for again by hand only.
+    if not measuring and _fitting(model, recipe) is None:
+        st.button("Measure", icon=":material/speed:", on_click=_measure, args=(recipe,))
+
+
+def _measure(recipe: Recipe) -> None:
+    from pruning_core.evaluation.protocol import protocol
+
+    state.submit(
+        lambda: ENGINE.measure(
+            state.owner(),
+            recipe,
+            protocol(state.choice("probe")),
+            allow_leak=state.choice("allow_leak"),
         )
+    )
 
 
 def _panel(model: OnBench, recipe: Recipe, plan: Plan) -> None:
@@ -41,7 +49,7 @@ def _panel(model: OnBench, recipe: Recipe, plan: Plan) -> None:
     # The sidebar was drawn before this measurement was asked for and may not be watching it.
     if state.collect():
         st.rerun()
-    measured = _fitting(recipe)
+    measured = _fitting(model, recipe)
     job = state.job("measure")
     protocol_window = measured.protocol.window if measured else 256
     dense = dense_cost(model.anatomy, model.dense_bytes, protocol_window)
@@ -66,13 +74,13 @@ def _panel(model: OnBench, recipe: Recipe, plan: Plan) -> None:
     _footnote(measured)
 
 
-def _fitting(recipe: Recipe) -> Measured | None:
-    """Return the measurement of this very recipe on this very probe, if there is one."""
+def _fitting(model: OnBench, recipe: Recipe) -> Measured | None:
+    """Return the measurement of this very recipe, model and probe, if there is one."""
     job = state.job("measure")
     for candidate in (state.measured(), job and (job.result or job.partial)):
         if (
             isinstance(candidate, Measured)
-            and candidate.recipe == recipe
+            and (candidate.bench, candidate.recipe) == (model.id, recipe)
             and candidate.protocol.name == state.choice("probe")
         ):
             return candidate

@@ -6,7 +6,8 @@ import streamlit as st
 
 from app import state
 from app.components.jobs import POLL_SECONDS
-from app.engine import ENGINE, Answers, OnBench
+from app.engine import ENGINE
+from app.results import Answers, OnBench
 from pruning_core.recipe import Recipe
 
 TOKENS = 48
@@ -22,7 +23,7 @@ def writing_panel(model: OnBench, recipe: Recipe) -> None:
         on_change=state.keep("prompt", "prompt"),
     )
     if button.button("Write", icon=":material/edit:", width="stretch"):
-        state.start(ENGINE.write(state.owner(), recipe, state.choice("prompt"), TOKENS))
+        state.submit(lambda: ENGINE.write(state.owner(), recipe, state.choice("prompt"), TOKENS))
         st.rerun()
     writing = state.job("write") is not None
     st.fragment(_answers, run_every=POLL_SECONDS if writing else None)(recipe)

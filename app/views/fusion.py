@@ -8,7 +8,7 @@ import streamlit as st
 from app import figures
 from app.components.bench import find_map, require_model, score_button
 from app.components.settings import parameter_controls
-from app.engine import OnBench
+from app.results import OnBench
 from app.tables import overruled_table
 from app.words import percent
 from pruning_core.importance import Fusion, ImportanceMap

@@ -3,55 +3,86 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import streamlit as st
 
-from app import figures, palette
+from app import figures, palette, state
 from app.components.bench import find_map, require_model, score_button
 from app.components.settings import calibration_controls
-from app.engine import OnBench
+from app.results import OnBench
 from pruning_core.importance import ImportanceMap
 from pruning_core.importance.compare import rank_correlation
-from pruning_core.recipe import SiteKind
+from pruning_core.recipe import SiteKey, SiteKind
 
-BINS = 192
+BINS = 384
 PANELS = (
-    ("fine", "Fine-grained", "every weight by itself, summed over the unit"),
-    ("coarse", "Coarse-grained", "the unit as a whole"),
-    ("hybrid", "Fused", "attention chooses between the two, unit by unit"),
+    ("fine", "Fine-grained"),
+    ("coarse", "Coarse-grained"),
+    ("hybrid", "Fused"),
 )
+BY_FINE, BY_ITSELF, IN_MODEL = "by fine", "each by itself", "as in the model"
 
 
 def draw_maps(model: OnBench, maps: dict[str, ImportanceMap]) -> None:
-    """Draw the three heatmaps on one scale."""
+    """Draw the heatmaps side by side on one scale; a click chooses the layer below."""
     lane, order = st.columns(2)
     kind = lane.segmented_control(
         "Lane", list(SiteKind), default=SiteKind.MLP, format_func=_lane, required=True
     )
     sort = order.segmented_control(
-        "Units", ["in model order", "sorted"], default="in model order", required=True
+        "Units sorted",
+        [BY_FINE, BY_ITSELF, IN_MODEL],
+        default=BY_FINE,
+        required=True,
+        help="By fine: every map shows a layer's units in the order of the fine-grained score, so "
+        "that what coarse and fused see otherwise stands out.",
     )
     sites = model.anatomy.of_kind(SiteKind(kind))
     if not sites:
         st.info("This model has no prunable site of that kind.")
         return
-    unit = "channel" if kind == SiteKind.MLP else "query head"
-    layers = [site.key.layer for site in sites]
-    for place, (name, title, words) in zip(st.columns(3), PANELS, strict=True):
-        with place:
-            st.markdown(f"**{title}**  \n:small[{words}]")
-            if name not in maps:
-                st.info("Not learned yet: the Fusion page trains it.", icon=":material/merge:")
-                continue
-            vectors = [_vector(maps[name], site.key, sort == "sorted") for site in sites]
-            figure = figures.importance(
-                figures.columns(vectors, BINS), layers, unit=unit, bar=name == "coarse"
-            )
-            st.plotly_chart(figure, key=f"map-{name}", config={"displayModeBar": False})
-    rows = f"Neighbouring channels are averaged to {BINS} rows. " if unit == "channel" else ""
-    st.caption(
-        "Multiples of the site's mean, one colour scale for all three. "
-        f"{rows}Fine and coarse follow HyWIA (arXiv 2403.10799) as a reconstruction."
+    unit = "channels" if kind == SiteKind.MLP else "query heads"
+    panels = []
+    for name, title in PANELS:
+        if name in maps:
+            vectors = [_sorted(maps, name, site.key, sort) for site in sites]
+            panels.append((title, figures.columns(vectors, BINS)))
+    most = max(len(maps["fine"].sites[site.key].ranked) for site in sites)
+    figure = figures.importance(
+        panels,
+        [site.key.layer for site in sites],
+        units=most,
+        axis=unit if sort == IN_MODEL else f"{unit}, important on top",
     )
+    st.plotly_chart(
+        figure,
+        key="maps",
+        config={"displayModeBar": False},
+        on_select=lambda: state.take_layer("maps"),
+        selection_mode="points",
+        alt="Importance of every unit in every layer, fine-grained beside coarse-grained and fused",
+    )
+    words = [
+        "Multiples of the site's mean, one colour scale for all. Click a layer to look inside.",
+        "Fine: every weight by itself, summed over the unit; coarse: the unit as a whole; both "
+        "follow HyWIA (arXiv 2403.10799) as a reconstruction.",
+    ]
+    if "hybrid" not in maps:
+        words.append("Fused comes in once the Fusion page has learned it.")
+    if most > BINS:
+        words.append(f"{most:,} neighbouring {unit} are averaged to {BINS} rows.")
+    st.caption(" ".join(words))
+
+
+def _sorted(
+    maps: dict[str, ImportanceMap], name: str, key: SiteKey, order: str
+) -> npt.NDArray[np.float32]:
+    """Return a site's scores under one estimator in the order that was chosen."""
+    values = maps[name].sites[key].ranked.numpy()
+    if order == IN_MODEL:
+        return values
+    by = maps["fine"].sites[key].ranked.numpy() if order == BY_FINE else values
+    return values[np.argsort(-by, kind="stable")]
 
 
 def draw_agreement(model: OnBench, maps: dict[str, ImportanceMap]) -> None:
@@ -83,7 +114,13 @@ def draw_matrices(model: OnBench, maps: dict[str, ImportanceMap]) -> None:
     """Draw one matrix of one layer in tiles."""
     st.subheader("Inside a layer")
     left, right = st.columns([1, 2])
-    layer = left.number_input("Layer", 0, model.anatomy.layers - 1, 0)
+    layer = left.number_input(
+        "Layer",
+        0,
+        model.anatomy.layers - 1,
+        key=state.control("layer", min(state.choice("layer"), model.anatomy.layers - 1)),
+        on_change=state.keep("layer", "layer"),
+    )
     names = {
         coupling.tensor.removesuffix(".weight").split(".")[-1]: coupling.tensor
         for site in model.anatomy.sites
@@ -94,7 +131,7 @@ def draw_matrices(model: OnBench, maps: dict[str, ImportanceMap]) -> None:
         st.info("No site of this layer can be pruned, so none has been scored.")
         return
     short = right.segmented_control("Matrix", list(names), default=list(names)[-1], required=True)
-    for place, (name, title, _words) in zip(st.columns(2), PANELS[:2], strict=True):
+    for place, (name, title) in zip(st.columns(2), PANELS[:2], strict=True):
         tiles = maps[name].tiles[names[short]]
         with place:
             st.markdown(f"**{title}**")
@@ -107,12 +144,6 @@ def draw_matrices(model: OnBench, maps: dict[str, ImportanceMap]) -> None:
     st.caption(f"{names[short]}, reduced to {rows} × {columns} tiles; multiples of its mean.")
 
 
-def _vector(scores: ImportanceMap, key: object, ordered: bool) -> np.ndarray:
-    site = scores.sites[key]  # type: ignore[index]
-    values = (site.units if site.heads is None else site.heads).numpy()
-    return np.sort(values)[::-1] if ordered else values
-
-
 def _lane(kind: SiteKind) -> str:
     return "MLP" if kind is SiteKind.MLP else "Attention"
 
@@ -120,9 +151,7 @@ def _lane(kind: SiteKind) -> str:
 bench = require_model()
 st.subheader("What matters, layer by layer")
 calibration_controls()
-found = {
-    name: scores for name, _title, _words in PANELS if (scores := find_map(bench, name)) is not None
-}
+found = {name: scores for name, _title in PANELS if (scores := find_map(bench, name)) is not None}
 if {"fine", "coarse"} <= set(found):
     draw_maps(bench, found)
     draw_agreement(bench, found)

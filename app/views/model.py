@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import streamlit as st
 
 from app import state
-from app.engine import ENGINE, OnBench
+from app.engine import ENGINE
+from app.results import OnBench
 from app.tables import anatomy_table
 from app.words import count, percent, size
+from pruning_core.jobs import Job
 
 SOURCES = {
     "Demo": ("demo", ""),
@@ -38,19 +43,18 @@ def draw_picker() -> None:
             "Trust remote code",
             help="Runs Python code that the checkpoint brings, with all your rights.",
         )
+
+    def ask(request: Callable[..., Job[Any]]) -> None:
+        state.submit(
+            lambda: request(state.owner(), ref, device=device, dtype=dtype, trust_remote_code=trust)
+        )
+        st.rerun()
+
     with st.container(horizontal=True):
         if st.button("Load", type="primary", disabled=not ref, icon=":material/download:"):
-            state.start(
-                ENGINE.load(state.owner(), ref, device=device, dtype=dtype, trust_remote_code=trust)
-            )
-            st.rerun()
+            ask(ENGINE.load)
         if st.button("Check memory first", disabled=not ref, icon=":material/memory:"):
-            state.start(
-                ENGINE.check(
-                    state.owner(), ref, device=device, dtype=dtype, trust_remote_code=trust
-                )
-            )
-            st.rerun()
+            ask(ENGINE.check)
     checked = state.checked()
     if checked:
         st.info(checked, icon=":material/memory:")
@@ -60,14 +64,16 @@ def draw_anatomy(model: OnBench) -> None:
     """Draw what the model on the bench is made of."""
     anatomy = model.anatomy
     st.subheader(f"On the bench: {model.ref}")
-    with st.container(horizontal=True):
-        st.metric("Layers", anatomy.layers, border=True)
-        st.metric("Parameters", count(anatomy.parameters), border=True)
-        prunable = anatomy.prunable_parameters / anatomy.parameters
-        st.metric("Prunable", percent(prunable), border=True)
-        st.metric("In memory", size(model.dense_bytes), border=True)
-        st.metric("Loaded in", f"{model.seconds:.1f} s", border=True)
-    st.caption(model.memory)
+    prunable = anatomy.prunable_parameters / anatomy.parameters
+    figures = {
+        "Layers": str(anatomy.layers),
+        "Parameters": count(anatomy.parameters),
+        "Prunable": percent(prunable),
+        "In memory": size(model.dense_bytes),
+    }
+    for place, (label, value) in zip(st.columns(len(figures)), figures.items(), strict=True):
+        place.metric(label, value, border=True)
+    st.caption(f"Loaded in {model.seconds:.1f} s. {model.memory}")
     st.dataframe(anatomy_table(anatomy), hide_index=True, width="stretch", height=420)
     if anatomy.refusals:
         st.warning(
@@ -86,4 +92,4 @@ with right:
         draw_anatomy(bench)
     else:
         st.subheader("On the bench: nothing yet")
-        st.caption("The demo is being prepared; the sidebar shows how far it is.")
+        st.caption("The sidebar shows if a model is on its way; the form beside this loads one.")

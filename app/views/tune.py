@@ -12,7 +12,8 @@ from app import figures, state
 from app.components.bench import require_model
 from app.components.numbers import numbers_panel
 from app.components.writing import writing_panel
-from app.engine import ENGINE, OnBench
+from app.engine import ENGINE
+from app.results import OnBench
 from app.tables import width_words
 from app.words import percent
 from pruning_core.evaluation.protocol import PROTOCOLS
@@ -224,7 +225,7 @@ if resolved is None:
         icon=":material/play_arrow:",
         disabled=waiting,
     ):
-        state.start(ENGINE.score(state.owner(), bench.fingerprint, (present.scoring,)))
+        state.submit(lambda: ENGINE.score(state.owner(), bench.fingerprint, (present.scoring,)))
         st.rerun()
     st.caption(
         f"{method.summary} "

@@ -8,7 +8,11 @@ from pruning_core.calibration.corpora import CORPORA, FILE_PREFIX, Corpus, load_
 from pruning_core.calibration.leak import LeakReport, find_leak, guard
 from pruning_core.calibration.local import DATA_VARIABLE
 from pruning_core.calibration.text import Split, Text
-from pruning_core.calibration.windows import calibration_windows, measurement_windows
+from pruning_core.calibration.windows import (
+    calibration_windows,
+    measured_part,
+    measurement_windows,
+)
 
 __all__ = [
     "CORPORA",
@@ -22,5 +26,6 @@ __all__ = [
     "find_leak",
     "guard",
     "load_text",
+    "measured_part",
     "measurement_windows",
 ]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -63,6 +64,7 @@ class LeakReport:
         )
 
 
+@lru_cache(maxsize=8)  # while somebody tunes, the same two texts are compared at every step
 def find_leak(calibration: Text, measurement: Text) -> LeakReport:
     """Compare two texts by their runs of 13 words; a text of fewer words is compared as a whole."""
     first, second = _word_hashes(calibration), _word_hashes(measurement)

@@ -8,6 +8,9 @@ gradients is why LLM-Pruner needs about 80 GB for a model of seven billion weigh
 The statistics serve fine-grained and coarse-grained scores alike; which is made of them is up to
 the estimators. Absolute values are taken per sample, by the reader, never before: signed sums of
 different samples cancel, and with them the signal.
+
+One number that is not finite would spread over all the sums it enters and rank units by nothing, so
+the pass stops at the first.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ import torch
 from transformers import PreTrainedModel
 
 from pruning_core.calibration.reduction import Reduced, reduce_gradient
+from pruning_core.errors import PrunescopeError
 from pruning_core.model.anatomy import Anatomy, Coupling, Part, Site
 from pruning_core.progress import Tick, silent
 from pruning_core.recipe import SiteKey
@@ -63,12 +67,10 @@ class TaylorStatistics:
     Attributes:
         parts: sums by site and part.
         tiles: tiles by tensor name.
-        losses: mean loss of each window, in nats per token.
     """
 
     parts: Mapping[SiteKey, Mapping[Part, PartSums]]
     tiles: Mapping[str, TileSums]
-    losses: tuple[float, ...]
 
 
 def gather_taylor(
@@ -83,9 +85,9 @@ def gather_taylor(
 
     Raises:
         Cancelled: by `tick`.
+        PrunescopeError: if a loss or a gradient is not finite.
     """
-    collector = _Collector(anatomy, len(windows))
-    losses = []
+    collector = _Collector(anatomy, len(windows), model.dtype)
     with collector.listening(model):
         for sample, window in enumerate(windows):
             tick("scoring", sample, len(windows))
@@ -93,18 +95,19 @@ def gather_taylor(
             ids = window[None].to(model.device)
             with torch.enable_grad():
                 loss = model(input_ids=ids, labels=ids, use_cache=False).loss
+                collector.check("loss", loss.detach())
                 loss.backward()
-            losses.append(float(loss.detach()))
     tick("scoring", len(windows), len(windows))
-    return collector.statistics(tuple(losses))
+    return collector.statistics()
 
 
 class _Collector:
     """Catches gradients and adds them up."""
 
-    def __init__(self, anatomy: Anatomy, samples: int) -> None:
+    def __init__(self, anatomy: Anatomy, samples: int, dtype: torch.dtype) -> None:
         self._sites = anatomy.sites
         self._samples = samples
+        self._dtype = str(dtype).removeprefix("torch.")
         self._sample = 0
         self._sums = {
             site.key: {part: torch.zeros(2, samples, n) for part, n in site.counts.items()}
@@ -132,6 +135,16 @@ class _Collector:
     def begin(self, sample: int) -> None:
         self._sample = sample
 
+    def check(self, what: str, values: torch.Tensor) -> None:
+        """Refuse values that are not all finite."""
+        if not values.isfinite().all():
+            raise PrunescopeError(
+                f"The {what} of calibration window {self._sample + 1} of {self._samples} is not "
+                f"finite in the model's {self._dtype}, so nothing can be ranked by it. Load the "
+                "model in bfloat16 or float32, whose range is larger; if it is in one of them "
+                "already, its weights are damaged: load them afresh."
+            )
+
     def _take(self, site: Site, coupling: Coupling, parameter: torch.Tensor) -> None:
         assert parameter.grad is not None
         reduced = reduce_gradient(parameter.detach(), parameter.grad, coupling.axis)
@@ -141,6 +154,8 @@ class _Collector:
 
     def _add_parts(self, site: Site, coupling: Coupling, reduced: Reduced) -> None:
         slices = torch.stack((reduced.signed, reduced.fine)).cpu()
+        # Every weight is in these sums, and what is not finite stays so in a sum.
+        self.check(f"gradient of {coupling.tensor}", slices)
         start = 0
         for segment in coupling.segments:
             run = slices[:, start : start + segment.size]
@@ -160,7 +175,7 @@ class _Collector:
             old[:2] += new[:2]
             torch.maximum(old[2], new[2], out=old[2])
 
-    def statistics(self, losses: tuple[float, ...]) -> TaylorStatistics:
+    def statistics(self) -> TaylorStatistics:
         parts = {
             key: {part: PartSums(signed=sums[0], fine=sums[1]) for part, sums in by_part.items()}
             for key, by_part in self._sums.items()
@@ -170,4 +185,4 @@ class _Collector:
             rows, columns = self._shapes[name]
             weights = rows * columns / fine.numel() * self._samples
             tiles[name] = TileSums(fine / weights, peak, coarse / weights, (rows, columns))
-        return TaylorStatistics(parts, tiles, losses)
+        return TaylorStatistics(parts, tiles)

@@ -1,13 +1,14 @@
 """From text to tokens: seeded windows to calibrate on, consecutive windows to measure on.
 
-Assumes a Hugging Face tokenizer. Both functions return token ids on the CPU, every window full, no
-padding. Windows of one call never overlap.
+Assumes a Hugging Face tokenizer. Windows are token ids on the CPU, every one full, no padding, and
+those of one call never overlap. `measured_part` leads back from windows to the text they hold.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -145,6 +146,21 @@ def measurement_windows(
     if bos:
         cut = torch.cat([torch.full((windows, 1), tokenizer.bos_token_id), cut], dim=1)
     return cut  # type: ignore[return-value]
+
+
+def measured_part(text: Text, windows: torch.Tensor, tokenizer: PreTrainedTokenizerBase) -> Text:
+    """Return the part of a text that its windows hold: what is really measured.
+
+    Read back from the tokens, so it is the text up to what the tokenizer drops, such as case or
+    repeated spaces. The windows stand end to end, because a cut may lie inside a word.
+
+    Args:
+        text: where the windows come from.
+        windows: of `measurement_windows`, int64 [windows, tokens].
+        tokenizer: the one that made them.
+    """
+    documents = tokenizer.batch_decode(windows, skip_special_tokens=True)
+    return replace(text, documents=tuple(documents), joiner="")
 
 
 def _check_length(length: int) -> None:

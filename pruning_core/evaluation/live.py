@@ -4,11 +4,15 @@ The hidden states that enter every layer are kept, each under a digest of everyt
 layer. A plan finds the deepest entrance it shares with any plan measured before, whoever measured
 it, and the forward pass goes on from there. The same states in give the same numbers out, so a
 resumed measurement equals a full one bit for bit where the kernels are deterministic.
+
+The dense states outlive all others: every recipe is dense up to its lowest changed layer, so they
+serve whatever is tried next, and a dense number answered from memory does not bring them back.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Collection
 from contextlib import ExitStack
 
 import torch
@@ -27,31 +31,41 @@ FULL_SETS = 3
 
 
 class StateCache:
-    """Hidden states by (digest of what lies below, batch); forgets the least recently used."""
+    """Hidden states by (digest of what lies below, batch); forgets the least recently used.
 
-    def __init__(self, budget: int) -> None:
-        """Keep at most `budget` bytes."""
+    Those under a lasting digest are forgotten only when no other is left to forget.
+    """
+
+    def __init__(self, budget: int, lasting: Collection[str] = ()) -> None:
+        """Keep at most `budget` bytes, and the states under `lasting` digests longest."""
         self._budget = budget
         self._bytes = 0
-        self._states: OrderedDict[tuple[str, int], torch.Tensor] = OrderedDict()
+        self._digests = frozenset(lasting)
+        self._lasting: OrderedDict[tuple[str, int], torch.Tensor] = OrderedDict()
+        self._passing: OrderedDict[tuple[str, int], torch.Tensor] = OrderedDict()
 
     def get(self, key: tuple[str, int]) -> torch.Tensor | None:
         """Return a state if it is still here."""
-        state = self._states.get(key)
+        states = self._those_like(key)
+        state = states.get(key)
         if state is not None:
-            self._states.move_to_end(key)
+            states.move_to_end(key)
         return state
 
     def put(self, key: tuple[str, int], state: torch.Tensor) -> None:
-        """Keep a state, forgetting others if need be."""
-        if key in self._states:
-            self._states.move_to_end(key)
+        """Keep a state, forgetting others if need be; one that has no room is not kept."""
+        states = self._those_like(key)
+        if key in states:
+            states.move_to_end(key)
             return
-        self._states[key] = state
+        states[key] = state
         self._bytes += state.nbytes
-        while self._bytes > self._budget and len(self._states) > 1:
-            _, forgotten = self._states.popitem(last=False)
+        while self._bytes > self._budget:
+            _, forgotten = (self._passing or self._lasting).popitem(last=False)
             self._bytes -= forgotten.nbytes
+
+    def _those_like(self, key: tuple[str, int]) -> OrderedDict[tuple[str, int], torch.Tensor]:
+        return self._lasting if key[0] in self._digests else self._passing
 
 
 class LiveEvaluator:
@@ -72,8 +86,9 @@ class LiveEvaluator:
         self._batches = windows.split(max(BATCH_TOKENS // windows.shape[1], 1))
         full = (len(self._layers) + 1) * windows.numel() * bench.anatomy.hidden_size
         element = next(bench.model.parameters()).element_size()
+        self._dense = prefixes(bench.anatomy, {})
         self._states = StateCache(
-            FULL_SETS * full * element if state_bytes is None else state_bytes
+            FULL_SETS * full * element if state_bytes is None else state_bytes, self._dense
         )
         self._logits = self._room_for_logits()
         self._known: OrderedDict[str, Quality] = OrderedDict()
@@ -86,7 +101,7 @@ class LiveEvaluator:
         Raises:
             Cancelled: by `tick`, between batches.
         """
-        digests = prefixes(self._bench.anatomy, {}) if plan is None else plan.prefixes
+        digests = self._dense if plan is None else plan.prefixes
         with self._bench.applied(plan):
             if digests[-1] in self._known:
                 return self._known[digests[-1]]

@@ -23,8 +23,7 @@ def rank_correlation(one: ImportanceMap, other: ImportanceMap, site: SiteKey) ->
 
     Attention has few groups and is compared by its query heads. A single unit correlates fully.
     """
-    scores = [m.sites[site] for m in (one, other)]
-    first, second = (ranks(s.units if s.heads is None else s.heads).double() for s in scores)
+    first, second = (ranks(scores.sites[site].ranked).double() for scores in (one, other))
     if len(first) < 2:
         return 1.0
     return float(torch.corrcoef(torch.stack((first, second)))[0, 1])

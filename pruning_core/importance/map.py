@@ -26,6 +26,11 @@ class SiteScores:
     units: torch.Tensor
     heads: torch.Tensor | None = None
 
+    @property
+    def ranked(self) -> torch.Tensor:
+        """What is compared and drawn: query heads where there are any, else units."""
+        return self.units if self.heads is None else self.heads
+
 
 @dataclass(frozen=True)
 class Tiles:

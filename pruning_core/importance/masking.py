@@ -1,7 +1,9 @@
 """How far a masked model is from the dense one, with gradients to the masks.
 
-A unit masked to 0 contributes exactly what a removed unit does: nothing. (OLMo 2 alone differs: its
-query and key norms average over all heads here and over the remaining ones once heads are gone.)
+A unit masked to 0 contributes exactly what a removed unit does: nothing. Two things differ all the
+same. OLMo 2's query and key norms average over all heads here, and over the remaining ones once
+heads are gone. And where the output projection has a bias, a site masked as a whole still adds it,
+while a removed one adds nothing.
 """
 
 from __future__ import annotations

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from pruning_core.errors import PrunescopeError
+from pruning_core.files import unwritable, written_whole
 from pruning_core.importance.map import Fusion, ImportanceMap, SiteFusion, SiteScores, Tiles
 from pruning_core.recipe import Scoring, SiteKey
 
@@ -42,21 +41,13 @@ def save_map(scores: ImportanceMap, path: Path) -> None:
         "shapes": json.dumps({name: tiles.shape for name, tiles in scores.tiles.items()}),
         "seconds": str(scores.seconds),
     }
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    # Equal tensors may share memory (the coarse tiles' mean and peak); the format forbids it.
+    tensors = {name: tensor.clone() for name, tensor in tensors.items()}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Equal tensors may share memory (the coarse tiles' mean and peak); the format forbids it.
-        save_file({name: tensor.clone() for name, tensor in tensors.items()}, partial, header)
-        os.replace(partial, path)
-    except (OSError, SafetensorError) as error:
-        raise PrunescopeError(
-            f"The importance map could not be written to {path}: {error}. Free some space or "
-            "choose another place."
-        ) from error
-    finally:
-        # Where no file can lie (a name too long, a parent that is a file), none can be removed.
-        with contextlib.suppress(OSError):
-            partial.unlink()
+        with written_whole(path) as partial:
+            save_file(tensors, partial, header)
+    except SafetensorError as error:
+        raise unwritable(path, error) from error
 
 
 def load_map(path: Path) -> ImportanceMap:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,26 +69,69 @@ class LoadedModel:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """A model that is known, fetched and found to fit, and not yet in memory."""
+
+    ref: ModelRef
+    config: PreTrainedConfig
+    folder: Path | None
+    spans: list[headers.TensorSpan]
+    place: torch.device
+    dtype: torch.dtype
+    preflight: Preflight
+    trust_remote_code: bool
+    started: float
+
+
 def load(
     ref: ModelRef | str,
     *,
     device: str = "auto",
     dtype: str = "auto",
     trust_remote_code: bool = False,
+    window: int = 256,
     tick: Tick = silent,
 ) -> LoadedModel:
-    """Load the model and tokenizer at `ref`.
+    """Load the model and tokenizer at `ref`: `prepare`, then `read`.
 
     Args:
         ref: a reference, or text for `ModelRef.parse`.
         device: for `choose_device`; ``cuda`` spreads a model that one GPU can't hold and score.
         dtype: for `choose_dtype`; the weights are converted, whatever the files hold.
         trust_remote_code: run Python code that the checkpoint brings.
+        window: tokens of the calibration windows that the pre-flight counts with.
         tick: told of the stages ``fetching ...``, ``converting``, ``loading``.
 
     Raises:
         PrunescopeError: the model can't be found, fetched, read, trusted, or held in memory.
         Cancelled: by `tick`.
+    """
+    prepared = prepare(
+        ref,
+        device=device,
+        dtype=dtype,
+        trust_remote_code=trust_remote_code,
+        window=window,
+        tick=tick,
+    )
+    return read(prepared, tick)
+
+
+def prepare(
+    ref: ModelRef | str,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    trust_remote_code: bool = False,
+    window: int = 256,
+    reclaimable: int = 0,
+    tick: Tick = silent,
+) -> Prepared:
+    """Do all that can fail before a weight enters memory; arguments and errors as for `load`.
+
+    Args:
+        reclaimable: bytes that the caller will free before it reads the weights.
     """
     started = time.perf_counter()
     # Files may have gone since a reference was made, so those are looked for again.
@@ -103,19 +146,26 @@ def load(
         config,
         place,
         number,
+        window,
         unpacks=ref.source is Source.GGUF,
         trust_remote_code=trust_remote_code,
     )
-    demand(check)
+    demand(replace(check, available_bytes=check.available_bytes + reclaimable))
     folder = _with_weights(ref, folder, tick)
     spans = headers.read_gguf(Path(ref.location)) if folder is None else _safetensors(ref, folder)
+    return Prepared(ref, config, folder, spans, place, number, check, trust_remote_code, started)
 
+
+def read(prepared: Prepared, tick: Tick = silent) -> LoadedModel:
+    """Read weights and tokenizer of a prepared model; errors as for `load`."""
+    ref, folder, check = prepared.ref, prepared.folder, prepared.preflight
+    place, number = prepared.place, prepared.dtype
     tick("loading", 1, 3, "weights")
     try:
         model, report = (
-            gguf_file.unpack(Path(ref.location), config, number, place)
+            gguf_file.unpack(Path(ref.location), prepared.config, number, place)
             if folder is None
-            else _read_folder(folder, number, check, trust_remote_code)
+            else _read_folder(folder, number, check, prepared.trust_remote_code)
         )
     except torch.OutOfMemoryError as error:
         raise PrunescopeError(
@@ -127,7 +177,7 @@ def load(
     _demand_complete(ref, report)
 
     tick("loading", 2, 3, "tokenizer")
-    tokenizer = _read_tokenizer(ref, folder, config, trust_remote_code)
+    tokenizer = _read_tokenizer(ref, folder, prepared.config, prepared.trust_remote_code)
     model.eval()
     model.requires_grad_(False)
     tick("loading", 3, 3)
@@ -137,9 +187,9 @@ def load(
         tokenizer=tokenizer,
         device=model.device,
         dtype=number,
-        fingerprint=headers.fingerprint(_identity(folder, spans), spans),
+        fingerprint=headers.fingerprint(_identity(folder, prepared.spans), prepared.spans),
         preflight=check,
-        seconds=time.perf_counter() - started,
+        seconds=time.perf_counter() - prepared.started,
     )
 
 

@@ -2,13 +2,16 @@
 
 A site reaches only certain widths (attention few, an MLP one per channel), so every allocation is
 made of reachable sparsities, and the MLPs, whose steps are fine, make up for what attention rounds
-away: the parameters removed meet the asked overall sparsity within one channel per free MLP.
+away. The parameters removed meet the asked overall sparsity within one channel per free MLP, as far
+as locked and protected sites leave room and there are MLPs to prune. Where they do not, every free
+site goes to the reachable width nearest to its share, and `overall` says what that amounts to.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
+from pruning_core.errors import PrunescopeError
 from pruning_core.model.anatomy import Anatomy, Site
 from pruning_core.recipe import SiteKey, SiteKind, check_sparsity
 
@@ -70,11 +73,27 @@ def protect_ends(
     The ends matter most to what a model computes (LLM-Pruner prunes layers 4 to 29 of 32).
 
     Args:
-        ends: how many layers stay dense at either end.
+        ends: how many layers stay dense at either end; at least one layer must be left between.
+
+    Raises:
+        PrunescopeError: if `ends` is negative or leaves no layer to prune, or `sparsity` is not
+            between 0 and 1.
     """
+    most = (anatomy.layers - 1) // 2
+    if not 0 <= ends <= most:
+        raise PrunescopeError(
+            f"The number of layers to protect at either end is {ends}: a model of {anatomy.layers} "
+            f"layers allows 0 to {most}, so that there is a layer left to prune."
+        )
     protected = {
         site.key: 0.0
         for site in anatomy.sites
         if site.key.layer < ends or site.key.layer >= anatomy.layers - ends
     }
     return uniform(anatomy, sparsity, {**protected, **(fixed or {})})
+
+
+def overall(anatomy: Anatomy, sparsity: Mapping[SiteKey, float]) -> float:
+    """Return the fraction of the prunable parameters that leaves at these reachable sparsities."""
+    removed = sum(value * anatomy.by_key[key].parameters for key, value in sparsity.items())
+    return removed / max(anatomy.prunable_parameters, 1)

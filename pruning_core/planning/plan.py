@@ -112,23 +112,18 @@ class Plan:
         """`prefixes` of what this plan does."""
         return prefixes(self.anatomy, {key: plan.signature for key, plan in self.sites.items()})
 
-    @property
-    def signature(self) -> str:
-        """Equal for plans that leave the same model."""
-        return self.prefixes[-1]
-
 
 def dense_cost(anatomy: Anatomy, dense_bytes: int, tokens: int) -> Cost:
     """Return what the dense model weighs.
 
     Args:
         dense_bytes: bytes of its parameters.
-        tokens: length of the prefill that operations are counted for: two per weight of a linear
-            layer, and four per head dimension and visible position in attention, of which a causal
-            prefill sees half the length on average.
+        tokens: length of the prefill that operations are counted for: two per matrix weight that a
+            token meets, and four per head dimension and visible position in attention, of which a
+            causal prefill sees half the length on average.
     """
     heads = sum(site.counts[Part.QUERY_HEAD] for site in anatomy.of_kind(SiteKind.ATTENTION))
-    operations = 2 * anatomy.linear_parameters + 2 * heads * anatomy.head_dim * tokens
+    operations = 2 * anatomy.weights_per_token + 2 * heads * anatomy.head_dim * tokens
     return Cost(anatomy.parameters, dense_bytes, operations)
 
 

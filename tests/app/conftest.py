@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from app.engine import ENGINE, OnBench
+from app.engine import ENGINE
+from app.results import OnBench
 from pruning_core.recipe import Calibration, Scoring
 from tests.model import tiny_checkpoints
 

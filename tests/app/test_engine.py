@@ -7,7 +7,8 @@ from pathlib import Path
 
 import torch
 
-from app.engine import ENGINE, Measured, OnBench
+from app.engine import ENGINE
+from app.results import Measured, OnBench
 from pruning_core.evaluation.protocol import Protocol
 from pruning_core.jobs import Job, State
 from pruning_core.recipe import Recipe, Scoring

@@ -34,17 +34,34 @@ def test_the_cut_map_of_a_model_with_one_lane_has_one_lane() -> None:
     assert sum(trace.type == "heatmap" for trace in figure.data) == 1
 
 
-def test_scores_share_one_scale_and_zero_does_not_break_it() -> None:
+def test_maps_share_one_scale_and_zero_does_not_break_it() -> None:
     values = np.array([[0.0, 1.0], [10.0, 1e9]], np.float32)
-    heat = figures.importance(values, [0, 1], unit="channel").data[0]
-    assert (heat.zmin, heat.zmax) == figures.SCORE_RANGE
-    assert np.isfinite(heat.z).all()
-    assert heat.z.dtype == np.float32
+    figure = figures.importance(
+        [("one", values), ("two", values)], [0, 1], units=64, axis="channels"
+    )
+    maps = [trace for trace in figure.data if trace.type == "heatmap"]
+    assert [heat.coloraxis for heat in maps] == ["coloraxis"] * 2
+    scale = figure.layout.coloraxis
+    assert scale.cmin == -scale.cmax
+    for heat in maps:
+        assert np.isfinite(heat.z).all()
+        assert np.abs(heat.z).max() <= scale.cmax
+        assert heat.z.dtype == np.float32
+        assert heat.y.tolist() == [0, 32]
+
+
+def test_a_click_anywhere_on_a_map_meets_a_point_of_its_layer() -> None:
+    values = np.ones((384, 30), np.float32)
+    figure = figures.importance([("one", values)], range(30), units=1536, axis="channels")
+    points = next(trace for trace in figure.data if trace.type == "scattergl")
+    assert set(points.x) == set(range(30))
+    assert len(points.x) == 30 * 24
 
 
 def test_figures_stay_small() -> None:
-    values = np.random.default_rng(0).random((192, 128), dtype=np.float32)
-    assert len(figures.importance(values, range(128), unit="channel").to_json()) < 300_000
+    values = np.random.default_rng(0).random((384, 128), dtype=np.float32)
+    figure = figures.importance([("one", values)], range(128), units=1536, axis="channels")
+    assert len(figure.to_json()) < 450_000
 
 
 def test_the_curve_of_one_step_is_drawn() -> None:

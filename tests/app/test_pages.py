@@ -9,7 +9,8 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from app import words
-from app.engine import ENGINE, OnBench
+from app.engine import ENGINE
+from app.results import OnBench
 from pruning_core.recipe import SiteKey, SiteKind
 from tests.app.conftest import CALIBRATION
 

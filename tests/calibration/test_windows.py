@@ -13,8 +13,15 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from pruning_core.calibration import Split, Text, calibration_windows, measurement_windows
+from pruning_core.calibration import (
+    Split,
+    Text,
+    calibration_windows,
+    measured_part,
+    measurement_windows,
+)
 from pruning_core.errors import PrunescopeError
+from tests.model import tiny_checkpoints
 
 BOS, EOS = 0, 1
 WORDS = 2_000
@@ -204,3 +211,24 @@ def test_at_most_takes_what_the_text_has() -> None:
     assert windows.shape == (3, 10)
     with pytest.raises(PrunescopeError, match="32 tokens"):
         calibration_windows(text, TOKENIZER, count=9, length=33, seed=0, at_most=True)
+
+
+@pytest.mark.parametrize("bos", [False, True])
+def test_the_measured_part_is_what_the_windows_hold(bos: bool) -> None:
+    text = text_of(words(10, 20), words(20, 90))
+    windows = measurement_windows(text, TOKENIZER, length=8, limit=2, bos=bos)
+    part = measured_part(text, windows, TOKENIZER)
+    # A begin-of-text token is in the first window only, or in both.
+    first, second = words(10, 17), words(17, 24 if bos else 25)
+    assert part.documents == (first, second)
+    assert part.joined == first + second
+    assert (part.corpus, part.split, part.source) == (text.corpus, text.split, text.source)
+
+
+def test_a_word_that_two_windows_share_is_whole_in_the_measured_part() -> None:
+    tokenizer = tiny_checkpoints.tokenizer()
+    text = text_of("The quick brown fox jumps over the lazy dog.")
+    windows = measurement_windows(text, tokenizer, length=11)
+    part = measured_part(text, windows, tokenizer)
+    assert len(windows) == 4
+    assert part.joined == text.joined

@@ -14,6 +14,7 @@ from pruning_core.evaluation import live
 from pruning_core.evaluation.live import LiveEvaluator, StateCache
 from pruning_core.evaluation.perplexity import measure_windows
 from pruning_core.importance.map import ImportanceMap
+from pruning_core.model.forward import decoder_layers
 from pruning_core.planning.plan import Plan, make_plan
 from pruning_core.progress import Cancelled
 from pruning_core.recipe import Recipe, SiteKey, SiteKind
@@ -21,7 +22,7 @@ from pruning_core.surgery.workbench import Workbench
 from tests import tiny
 from tests.maps import random_map
 
-FAMILIES = ["llama", "gemma2", "gemma3_text", "phi3"]
+FAMILIES = ["llama", "gemma2", "gemma3_text", "gemma3", "phi3", "mixtral"]
 WINDOWS = tiny.tokens(windows=5)
 HEAD = 3
 """Where the head comes among the layers: after the last."""
@@ -72,7 +73,7 @@ def layer_passes(bench: Workbench) -> Iterator[Counter[int]]:
         layer.input_layernorm.register_forward_pre_hook(
             lambda *_args, index=index: counts.update([index])
         )
-        for index, layer in enumerate(bench.model.model.layers)
+        for index, layer in enumerate(decoder_layers(bench.model, bench.anatomy))
     ]
     handles.append(bench.model.register_forward_pre_hook(lambda *_args: counts.update([HEAD])))
     yield counts
@@ -194,7 +195,8 @@ def test_cancelling_leaves_the_plan_before(family: str, batch: int) -> None:
     logits = model(WINDOWS).logits
     bench = Workbench(model)
     evaluator = LiveEvaluator(bench, WINDOWS)
-    before, other = one_mlp(bench, 2), plan_of(bench, {s.key: 0.4 for s in bench.anatomy.sites})
+    before = plan_of(bench, {SiteKey(2, SiteKind.ATTENTION): 0.5})
+    other = plan_of(bench, {site.key: 0.4 for site in bench.anatomy.sites})
     quality = evaluator.measure(before)
     pruned = model(WINDOWS).logits
 
@@ -244,6 +246,47 @@ def test_progress_says_from_which_layer() -> None:
         *(("measuring", done, 3, "from layer 1") for done in range(3)),
         ("measuring", 3, 3, ""),
     ]
+
+
+@pytest.mark.parametrize("above_dense", [0, 1, 7])
+def test_dense_states_stay_whatever_is_measured_in_between(above_dense: int) -> None:
+    """Room for the dense states and a few others: 3 entrances above layer 0, 3 batches."""
+    bench = Workbench(tiny.tiny_model())
+    dense, state = 3 * WINDOWS.numel() * 36 * 8, 48 * 36 * 8
+    evaluator = LiveEvaluator(bench, WINDOWS, dense + above_dense * state)
+    evaluator.measure(None)
+    for step in range(1, 6):
+        evaluator.measure(one_mlp(bench, 0, step / 7))
+    heard: list[str] = []
+
+    def listen(_stage: str, _done: int, _total: int, note: str = "") -> None:
+        heard.append(note)
+
+    evaluator.measure(None, listen)
+    assert not heard, "answered from memory"
+    top = one_mlp(bench, 2)
+    found = evaluator.measure(top, listen)
+    assert heard == ["from layer 2"] * 3 + [""]
+    assert found == LiveEvaluator(bench, WINDOWS).measure(top)
+
+
+def test_lasting_states_go_last() -> None:
+    cache = StateCache(3 * 80, lasting={"dense"})
+    state = torch.zeros(10, dtype=torch.float64)
+
+    def here(*keys: tuple[str, int]) -> list[bool]:
+        return [cache.get(key) is not None for key in keys]
+
+    for key in (("dense", 0), ("a", 0), ("a", 1), ("dense", 1)):
+        cache.put(key, state)
+    assert here(("dense", 0), ("a", 0), ("a", 1), ("dense", 1)) == [True, False, True, True]
+    cache.put(("dense", 2), state)
+    assert here(("dense", 0), ("a", 1), ("dense", 1), ("dense", 2)) == [True, False, True, True]
+    # No other is left: one that would not last finds no room, one that does takes the oldest's.
+    cache.put(("b", 0), state)
+    cache.put(("dense", 3), state)
+    assert here(("b", 0), ("dense", 0)) == [False, False]
+    assert here(("dense", 1), ("dense", 2), ("dense", 3)) == [True, True, True]
 
 
 def test_states_stay_within_their_budget_and_the_oldest_go_first() -> None:

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from pruning_core.errors import PrunescopeError
 from pruning_core.model.anatomy import Anatomy, read_anatomy
-from pruning_core.planning.allocation import protect_ends, uniform
+from pruning_core.planning.allocation import overall, protect_ends, uniform
 from pruning_core.recipe import SiteKey, SiteKind
 from tests import tiny
 
@@ -47,6 +47,30 @@ def test_protected_ends_stay_dense() -> None:
     shares = protect_ends(ANATOMY, 0.2, ends=1)
     assert {key.layer for key, value in shares.items() if value} == {1}
     assert removed(ANATOMY, shares) / ANATOMY.prunable_parameters == pytest.approx(0.2, abs=0.002)
+
+
+@pytest.mark.parametrize("ends", [-1, 2, 99])
+def test_ends_that_leave_no_layer_are_refused(ends: int) -> None:
+    layers = ANATOMY.layers
+    with pytest.raises(PrunescopeError, match=f"is {ends}: a model of {layers} layers allows 0 to"):
+        protect_ends(ANATOMY, 0.2, ends=ends)
+
+
+def test_what_there_is_no_room_for_goes_as_near_as_can_be() -> None:
+    middle = sum(site.parameters for site in ANATOMY.sites if site.key.layer == 1)
+    shares = protect_ends(ANATOMY, 0.9, ends=1)
+    assert overall(ANATOMY, shares) == pytest.approx(middle / ANATOMY.prunable_parameters)
+    # Without an MLP to make up for what attention rounds away, the nearest width is all there is.
+    mlps = {site.key: 0.0 for site in ANATOMY.of_kind(SiteKind.MLP)}
+    attention = ANATOMY.of_kind(SiteKind.ATTENTION)
+    asked = 0.3 * sum(site.parameters for site in attention) / ANATOMY.prunable_parameters
+    shares = uniform(ANATOMY, asked, mlps)
+    assert all(shares[site.key] == site.snap(0.3).sparsity for site in attention)
+
+
+def test_overall_is_what_is_asked_where_there_is_room() -> None:
+    assert overall(ANATOMY, uniform(ANATOMY, 0.3)) == pytest.approx(0.3, abs=0.002)
+    assert overall(ANATOMY, uniform(ANATOMY, 0.0)) == 0
 
 
 @pytest.mark.parametrize("asked", [-0.1, 1.5, float("nan")])

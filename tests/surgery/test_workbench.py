@@ -1,4 +1,4 @@
-"""Slicing against masking, on every family: the same numbers by two independent ways."""
+"""Slicing against masking, on every family and shape: the same numbers by two independent ways."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pruning_core.surgery.workbench import Workbench
 from tests import tiny
 from tests.maps import random_map
 
-FAMILIES = sorted(tiny.FAMILIES)
+MODELS = [*sorted(tiny.FAMILIES), *sorted(tiny.MIXTURES), *tiny.VARIANTS]
 
 
 def random_plan(bench: Workbench, seed: int) -> Plan:
@@ -31,8 +31,9 @@ def random_plan(bench: Workbench, seed: int) -> Plan:
 
 def mask_by_hand(model: PreTrainedModel, plan: Plan) -> None:
     """Zero what the plan removes, in place, knowing nothing of couplings."""
+    layers = model.get_submodule(plan.anatomy.layers_path)
     for key, site in plan.sites.items():
-        layer = model.model.layers[key.layer]
+        layer = layers[key.layer]
         module = layer.self_attn if key.kind is SiteKind.ATTENTION else layer.mlp
         output = module.o_proj if key.kind is SiteKind.ATTENTION else module.down_proj
         width = 8 if key.kind is SiteKind.ATTENTION else 1
@@ -43,7 +44,7 @@ def mask_by_hand(model: PreTrainedModel, plan: Plan) -> None:
         if output.bias is not None and gone.all():
             output.bias.zero_()
         if model.config.model_type == "olmo2" and key.kind is SiteKind.ATTENTION:
-            kv_gone = torch.ones(3, dtype=torch.bool)
+            kv_gone = torch.ones(module.k_proj.out_features // 8, dtype=torch.bool)
             kv_gone[site.kept[Part.KV_HEAD]] = False
             for norm, dead in ((module.q_norm, gone), (module.k_norm, kv_gone)):
                 average_over_what_is_left(norm, dead.repeat_interleave(8))
@@ -64,11 +65,11 @@ def average_over_what_is_left(norm: torch.nn.Module, dead: torch.Tensor) -> None
 
 
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("family", FAMILIES)
-def test_sliced_equals_masked(family: str, seed: int) -> None:
-    bench = Workbench(tiny.tiny_model(family))
+@pytest.mark.parametrize("name", MODELS)
+def test_sliced_equals_masked(name: str, seed: int) -> None:
+    bench = Workbench(tiny.tiny_model(name))
     plan = random_plan(bench, seed)
-    masked = tiny.tiny_model(family)
+    masked = tiny.tiny_model(name)
     mask_by_hand(masked, plan)
     bench.apply(plan)
     tokens = tiny.tokens()
@@ -77,9 +78,9 @@ def test_sliced_equals_masked(family: str, seed: int) -> None:
     assert difference < 2e-5
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_parameters_left_equal_the_count_of_the_plan(family: str) -> None:
-    bench = Workbench(tiny.tiny_model(family))
+@pytest.mark.parametrize("name", MODELS)
+def test_parameters_left_equal_the_count_of_the_plan(name: str) -> None:
+    bench = Workbench(tiny.tiny_model(name))
     for seed in range(6):
         plan = random_plan(bench, seed)
         bench.apply(plan)
@@ -88,25 +89,25 @@ def test_parameters_left_equal_the_count_of_the_plan(family: str) -> None:
         assert cost.bytes == sum(p.numel() * p.element_size() for p in bench.model.parameters())
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_restore_is_bit_identical(family: str) -> None:
-    model = tiny.tiny_model(family)
+@pytest.mark.parametrize("name", MODELS)
+def test_restore_is_bit_identical(name: str) -> None:
+    model = tiny.tiny_model(name)
     tokens = tiny.tokens()
     logits = model(tokens).logits
-    state = {name: value.clone() for name, value in model.state_dict().items()}
+    state = {key: value.clone() for key, value in model.state_dict().items()}
     bench = Workbench(model)
     for seed in range(3):
         bench.apply(random_plan(bench, seed))
     bench.restore()
     after = model.state_dict()
     assert list(after) == list(state)
-    assert all(torch.equal(after[name], state[name]) for name in state)
+    assert all(torch.equal(after[key], state[key]) for key in state)
     assert torch.equal(model(tokens).logits, logits)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_generate_with_cache_equals_without(family: str) -> None:
-    bench = Workbench(tiny.tiny_model(family))
+@pytest.mark.parametrize("name", MODELS)
+def test_generate_with_cache_equals_without(name: str) -> None:
+    bench = Workbench(tiny.tiny_model(name))
     prompt = tiny.tokens(windows=2, length=7)
     for seed in range(4):
         bench.apply(random_plan(bench, seed))
@@ -117,9 +118,9 @@ def test_generate_with_cache_equals_without(family: str) -> None:
 
 
 # Stock Gemma 2 attends eagerly and returns NaN for padded rows, dense as well as pruned.
-@pytest.mark.parametrize("family", [name for name in FAMILIES if name != "gemma2"])
-def test_generate_with_left_padding_and_no_attention_in_layer_0(family: str) -> None:
-    bench = Workbench(tiny.tiny_model(family))
+@pytest.mark.parametrize("name", [model for model in MODELS if model != "gemma2"])
+def test_generate_with_left_padding_and_no_attention_in_layer_0(name: str) -> None:
+    bench = Workbench(tiny.tiny_model(name))
     recipe = Recipe("tiny", "abc").with_sparsity({SiteKey(0, SiteKind.ATTENTION): 1.0})
     bench.apply(make_plan(recipe, random_map(bench.anatomy), bench.anatomy))
     prompt = tiny.tokens(windows=2, length=9)

@@ -16,7 +16,10 @@ from pruning_core.importance.registry import Estimator, Grain, Needs, Scored, Se
 
 
 def score(evidence: Evidence, _settings: Settings) -> Scored:
-    """Return coarse-grained scores; tiles are scored as groups of their own."""
+    """Return coarse-grained scores; tiles are scored as groups of their own.
+
+    All weights of a tile share its score evenly, so that the largest of them is their mean.
+    """
     taylor = evidence.taylor
     return Scored(
         sites={

@@ -64,12 +64,10 @@ def read_anatomy(model: PreTrainedModel) -> Anatomy:
         family=family.name,
         layers_path=family.layers,
         layers=len(layers),
-        hidden_size=int(model.config.hidden_size),
+        hidden_size=int(model.config.get_text_config().hidden_size),
         head_dim=_head_dim(model),
         parameters=sum(parameter.numel() for parameter in model.parameters()),
-        linear_parameters=sum(
-            module.weight.numel() for module in model.modules() if isinstance(module, nn.Linear)
-        ),
+        weights_per_token=_weights_per_token(model, family),
         element_size=model.get_parameter(sites[0].couplings[0].tensor).element_size(),
         sites=tuple(sites),
         refusals=tuple(refusals),
@@ -77,9 +75,30 @@ def read_anatomy(model: PreTrainedModel) -> Anatomy:
 
 
 def _head_dim(model: PreTrainedModel) -> int:
-    config = model.config
+    config = model.config.get_text_config()
     explicit = getattr(config, "head_dim", None)
     return int(explicit or config.hidden_size // config.num_attention_heads)
+
+
+def _weights_per_token(model: PreTrainedModel, family: Family) -> int:
+    """Return how many matrix weights the products of one text token take.
+
+    An embedding is a look-up; the head is a product, even with the embedding's own weight. Experts
+    are stacked in one tensor [experts, out, in], of which a token meets a few.
+    """
+    decoder = model.get_submodule(family.layers.rpartition(".")[0])
+    chosen = getattr(model.config.get_text_config(), "num_experts_per_tok", None)
+    total = 0
+    for module in (*decoder.modules(), model.get_output_embeddings()):
+        if isinstance(module, nn.Embedding):
+            continue
+        for parameter in module.parameters(recurse=False):
+            if parameter.ndim == 2:
+                total += parameter.numel()
+            elif parameter.ndim == 3:
+                experts = len(parameter)
+                total += parameter.numel() // experts * (chosen or experts)
+    return total
 
 
 def _attention(model: PreTrainedModel, family: Family, prefix: str, key: SiteKey) -> Site:

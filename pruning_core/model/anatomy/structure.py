@@ -215,8 +215,8 @@ class Anatomy:
         hidden_size: width of the residual stream.
         head_dim: width of one head.
         parameters: parameters of the whole model, tied ones counted once.
-        linear_parameters: weights of every linear layer, the output head included: each costs one
-            multiplication and one addition per token.
+        weights_per_token: the matrix weights that one token meets, the output head included and of
+            experts only those it is routed to: each costs one multiplication and one addition.
         element_size: bytes of one parameter of a site.
         sites: every prunable site, in layer order, attention before MLP.
         refusals: the places that cannot be pruned.
@@ -228,7 +228,7 @@ class Anatomy:
     hidden_size: int
     head_dim: int
     parameters: int
-    linear_parameters: int
+    weights_per_token: int
     element_size: int
     sites: tuple[Site, ...]
     refusals: tuple[Refusal, ...] = ()

@@ -24,6 +24,21 @@ def test_every_site_of_every_family_is_found(family: str) -> None:
     assert mlp.counts == {Part.CHANNEL: 40}
 
 
+@pytest.mark.parametrize(
+    ("name", "heads", "groups"),
+    [
+        ("llama, every head its own group", 9, 9),
+        ("phi3, every head its own group", 9, 9),
+        ("gemma3_text, one group", 4, 1),
+        ("phi3, one group", 4, 1),
+    ],
+)
+def test_heads_and_groups_of_other_shapes(name: str, heads: int, groups: int) -> None:
+    site = read_anatomy(tiny.tiny_model(name)).sites[0]
+    assert site.counts == {Part.QUERY_HEAD: heads, Part.KV_HEAD: groups}
+    assert site.heads_per_unit == heads // groups
+
+
 @pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_a_site_counts_the_parameters_of_its_module(family: str) -> None:
     model = tiny.tiny_model(family)
@@ -35,25 +50,52 @@ def test_a_site_counts_the_parameters_of_its_module(family: str) -> None:
 
 
 def test_tiny_models_cover_every_supported_type() -> None:
-    mixtures = {name for name in FAMILIES if "moe" in name or name == "mixtral"}
-    assert set(tiny.FAMILIES) == set(FAMILIES) - mixtures
+    assert {*tiny.FAMILIES, *tiny.MIXTURES} == set(FAMILIES)
 
 
-@pytest.mark.parametrize("family", ["qwen3_moe", "mixtral"])
+@pytest.mark.parametrize("family", tiny.MIXTURES)
 def test_experts_are_refused_and_attention_is_not(family: str) -> None:
-    model = tiny.tiny_model(family, num_experts=4, moe_intermediate_size=16, num_local_experts=4)
-    anatomy = read_anatomy(model)
+    anatomy = read_anatomy(tiny.tiny_model(family))
     assert {site.key.kind for site in anatomy.sites} == {SiteKind.ATTENTION}
     assert {refusal.key.kind for refusal in anatomy.refusals} == {SiteKind.MLP}
     assert "mixture of experts" in anatomy.refusals[0].reason
 
 
 def test_dense_layers_between_experts_stay_prunable() -> None:
-    model = tiny.tiny_model(
-        "qwen3_moe", num_experts=4, moe_intermediate_size=16, mlp_only_layers=[1]
-    )
-    anatomy = read_anatomy(model)
+    anatomy = read_anatomy(tiny.tiny_model("qwen3_moe", mlp_only_layers=[1]))
     assert [s.key for s in anatomy.of_kind(SiteKind.MLP)] == [SiteKey(1, SiteKind.MLP)]
+
+
+ATTENTION = 2 * (9 * 8 * 36) + 2 * (3 * 8 * 36)
+"""Weights of query and output, key and value."""
+HEAD = 97 * 36
+MLP = 3 * 40 * 36
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "expected"),
+    [
+        ("llama", {"tie_word_embeddings": False}, 3 * (ATTENTION + MLP) + HEAD),
+        ("llama", {"tie_word_embeddings": True}, 3 * (ATTENTION + MLP) + HEAD),
+        ("phi3", {}, 3 * (ATTENTION + MLP) + HEAD),
+        # Embeddings that are scaled are a class of their own, and nothing of the vision tower runs.
+        ("gemma3_text", {}, 3 * (ATTENTION + MLP) + HEAD),
+        ("gemma3", {}, 3 * (ATTENTION + MLP) + HEAD),
+        # The router has a row for each of 4 experts, of which a token meets 2.
+        ("mixtral", {}, 3 * (ATTENTION + 4 * 36 + 2 * MLP) + HEAD),
+        ("mixtral", {"num_experts_per_tok": 1}, 3 * (ATTENTION + 4 * 36 + MLP) + HEAD),
+        ("qwen3_moe", {}, 3 * (ATTENTION + 4 * 36 + 2 * 3 * 16 * 36) + HEAD),
+        (
+            "qwen3_moe",
+            {"mlp_only_layers": [1]},
+            3 * ATTENTION + 2 * (4 * 36 + 2 * 3 * 16 * 36) + MLP + HEAD,
+        ),
+        # A shared expert and its gate of one row, beside the routed ones.
+        ("qwen2_moe", {}, 3 * (ATTENTION + 4 * 36 + 2 * 3 * 16 * 36 + 3 * 24 * 36 + 36) + HEAD),
+    ],
+)
+def test_weights_that_a_token_meets(name: str, changes: dict[str, object], expected: int) -> None:
+    assert read_anatomy(tiny.tiny_model(name, **changes)).weights_per_token == expected
 
 
 def test_unknown_family_is_refused_with_what_is_known() -> None:

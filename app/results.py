@@ -1,0 +1,66 @@
+"""What the engine hands to the pages: the model it holds, and what jobs have brought."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+from pruning_core.recipe import Recipe
+
+if TYPE_CHECKING:
+    from pruning_core.evaluation.generation import Generated
+    from pruning_core.evaluation.protocol import Protocol
+    from pruning_core.evaluation.quality import Quality
+    from pruning_core.model.anatomy import Anatomy
+    from pruning_core.planning.plan import Cost
+
+
+@dataclass(frozen=True)
+class OnBench:
+    """The loaded model, as a page sees it; `id` is new each time one is put on the bench."""
+
+    ref: str
+    fingerprint: str
+    device: str
+    dtype: str
+    anatomy: Anatomy
+    dense_bytes: int
+    memory: str
+    seconds: float
+    id: str = field(default_factory=lambda: uuid4().hex)
+
+
+@dataclass(frozen=True)
+class Side:
+    """The dense or the pruned model in numbers; `speed` in tokens per second, None until timed."""
+
+    quality: Quality
+    cost: Cost
+    speed: float | None
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A recipe measured beside the dense model, by the same process on the same windows.
+
+    `bench` is the `OnBench.id` of the model: the same weights in another dtype measure otherwise.
+    """
+
+    bench: str
+    recipe: Recipe
+    protocol: Protocol
+    leaked: bool
+    sparsity: float
+    dense: Side
+    pruned: Side
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What the dense and the pruned model write after one prompt."""
+
+    recipe: Recipe
+    prompt: str
+    dense: Generated
+    pruned: Generated | None

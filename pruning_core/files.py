@@ -1,0 +1,77 @@
+"""Files that are whole or not there: what is half written never carries the name of the whole.
+
+Knows nothing of what is written. The folder above a file is made when the file is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pruning_core.errors import PrunescopeError
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Yield a place beside `path` to write to; what lies there at the end becomes `path`.
+
+    A failure inside, or a crash, leaves the old file or none.
+
+    Raises:
+        PrunescopeError: if the file cannot be written.
+    """
+    partial = _beside(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield partial
+        os.replace(partial, path)
+    except OSError as error:
+        raise unwritable(path, error) from error
+    finally:
+        # Where no file can lie (a name too long, a parent that is a file), none can be removed.
+        with contextlib.suppress(OSError):
+            partial.unlink()
+
+
+def demand_writable(path: Path) -> None:
+    """Refuse a place that `written_whole` could not use, before hours of work are done for it.
+
+    Tries it with an empty file. Nothing of the trial stays, the folders made for it included.
+
+    Raises:
+        PrunescopeError: if no file can be written there.
+    """
+    partial = _beside(path)
+    absent = [folder for folder in path.parents if not os.path.exists(folder)]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("w"):
+            pass
+    except OSError as error:
+        raise unwritable(path, error) from error
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        with contextlib.suppress(OSError):
+            for folder in absent:
+                folder.rmdir()
+
+
+def unwritable(path: Path, error: Exception) -> PrunescopeError:
+    """Return the error for a file that cannot be written, with the system's word on why."""
+    why = isinstance(error, OSError) and error.strerror
+    return PrunescopeError(
+        f"{path} could not be written: {why or error}. Free some space or choose another place."
+    )
+
+
+def _beside(path: Path) -> Path:
+    # A folder has no room for a file's text, and replacing a device would take it from everyone.
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise PrunescopeError(
+            f"{path} could not be written: it is there already and no file. Name a file."
+        )
+    return path.with_name(f".{path.name}.{os.getpid()}.partial")

@@ -1,0 +1,35 @@
+"""What a run tells about its process: memory, on machines that are not at hand."""
+
+from __future__ import annotations
+
+import sys
+from types import SimpleNamespace
+
+import psutil
+import pytest
+import torch
+
+from pruning_core.runs import peak_memory
+
+
+def test_peak_memory_is_told_where_there_is_no_resource_module(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setitem(sys.modules, "resource", None)
+    told = SimpleNamespace(memory_info=lambda: SimpleNamespace(peak_wset=123))
+    monkeypatch.setattr(psutil, "Process", lambda: told)
+    assert peak_memory()["main"] == 123
+
+
+def test_peak_memory_counts_every_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda gpu: 10**gpu)
+    assert peak_memory()["gpu"] == 111
+
+
+def test_without_a_gpu_none_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert {*peak_memory()} == {"main"}
+    assert peak_memory()["main"] > 1e6
