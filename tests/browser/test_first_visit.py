@@ -57,7 +57,7 @@ def test_load_score_learn_drag_undo(page: Page) -> None:
     page.keyboard.press("Enter")
     page.get_by_role("button", name="Score fine and coarse").click()
     expect(page.get_by_text("Where they agree")).to_be_visible(timeout=LONG)
-    expect(page.locator(".js-plotly-plot")).to_have_count(5, timeout=LONG)
+    expect(page.locator(".js-plotly-plot")).to_have_count(4, timeout=LONG)
 
     open_page(page, "Fusion")
     for name, value in (("Steps", "3"), ("Batch", "1"), ("Windows", "3")):
