@@ -195,7 +195,7 @@ def _inspect(options: argparse.Namespace) -> None:
     from pruning_core.model.anatomy import read_anatomy
     from pruning_core.model.configuration import read_config, skeleton
     from pruning_core.model.device import choose_device, choose_dtype
-    from pruning_core.model.memory import of_config
+    from pruning_core.model.memory import of_skeleton
     from pruning_core.model.reference import ModelRef, Source
     from pruning_core.runs import as_json
 
@@ -205,9 +205,9 @@ def _inspect(options: argparse.Namespace) -> None:
     trust = options.trust_remote_code
     config, _ = read_config(ref, trust_remote_code=trust)
     # The skeleton has every shape and no weight: nothing large is read.
-    anatomy = read_anatomy(skeleton(config, dtype, trust_remote_code=trust))
-    unpacks = ref.source is Source.GGUF
-    check = of_config(config, device, dtype, unpacks=unpacks, trust_remote_code=trust)
+    shapes = skeleton(config, dtype, trust_remote_code=trust)
+    anatomy = read_anatomy(shapes)
+    check = of_skeleton(shapes, device, dtype, unpacks=ref.source is Source.GGUF)
     report: dict[str, Any] = {
         "model": str(ref),
         "family": anatomy.family,

@@ -1,7 +1,8 @@
 """What estimators may look at: tensors and statistics, each made when first asked for.
 
 Estimators never see the model. Those that need its weights ask for one at a time, those that need
-gradients get them reduced, those that learn get a loss.
+gradients get them reduced, those that learn get a loss. What would not fit in memory is refused
+before it starts.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pruning_core.calibration import Split, calibration_windows, load_text
 from pruning_core.calibration.taylor import TaylorStatistics, gather_taylor
 from pruning_core.importance.masking import MaskedDivergence
 from pruning_core.model.anatomy import Anatomy, Coupling
+from pruning_core.model.memory import demand_scoring
 from pruning_core.progress import Tick, silent
 from pruning_core.recipe import Calibration
 
@@ -26,14 +28,15 @@ class Evidence:
     Attributes:
         anatomy: layers, sites and units.
         seed: for whatever is drawn at random.
-        tick: hears of long work.
+        tick: hears of long work. Evidence outlives the job that made it, so the next job sets its
+            own.
     """
 
     def __init__(
         self,
         model: PreTrainedModel,
         anatomy: Anatomy,
-        windows: Callable[[int | None], torch.Tensor],
+        windows: Callable[[int | None, Tick], torch.Tensor],
         *,
         seed: int = 0,
         tick: Tick = silent,
@@ -42,8 +45,8 @@ class Evidence:
 
         Args:
             windows: draws calibration windows, int64 [windows, tokens]: as many as asked for (or
-                as the text has), or the recipe's own for None. Estimators that look at no text
-                never call it.
+                as the text has), or the recipe's own for None, and tells the tick it is given of
+                the reading. Estimators that look at no text never call it.
         """
         self.anatomy = anatomy
         self.seed = seed
@@ -54,16 +57,27 @@ class Evidence:
     @cached_property
     def windows(self) -> torch.Tensor:
         """The recipe's calibration windows, int64 [samples, tokens]."""
-        return self._draw_windows(None)
+        return self._draw_windows(None, self.tick)
 
     @cached_property
     def taylor(self) -> TaylorStatistics:
-        """Reduced per-sample gradients of the calibration windows."""
+        """Reduced per-sample gradients of the calibration windows.
+
+        Raises:
+            PrunescopeError: there is no memory for them.
+        """
+        demand_scoring(self._model, self.windows.shape[-1])
         return gather_taylor(self._model, self.anatomy, self.windows, self.tick)
 
     def divergence(self, windows: int) -> MaskedDivergence:
-        """Return how far the masked model is from the dense one, on so many windows."""
-        return MaskedDivergence(self._model, self.anatomy, self._draw_windows(windows))
+        """Return how far the masked model is from the dense one, on so many windows.
+
+        Raises:
+            PrunescopeError: there is no memory for its gradients.
+        """
+        drawn = self._draw_windows(windows, self.tick)
+        demand_scoring(self._model, drawn.shape[-1])
+        return MaskedDivergence(self._model, self.anatomy, drawn)
 
     def weight(self, coupling: Coupling) -> torch.Tensor:
         """Return the dense tensor of a coupling, where it is and in its own dtype."""
@@ -83,7 +97,7 @@ def evidence_for(
         PrunescopeError: later, when an estimator asks for windows that the corpus cannot give.
     """
 
-    def draw(count: int | None) -> torch.Tensor:
+    def draw(count: int | None, tick: Tick) -> torch.Tensor:
         return calibration_windows(
             load_text(calibration.corpus, Split.CALIBRATION, tick),
             tokenizer,

@@ -1,7 +1,8 @@
 """Where models come from: the demo, the hub, a folder, a GGUF file.
 
-`load` turns a reference into a model in memory, after `preflight` has said what that takes. How a
-family names its tensors is `anatomy`'s business; nothing here changes a weight.
+`load` turns a reference into a model in memory: `prepare` refuses what can't work, `read` takes the
+memory. `preflight` says beforehand how much that will be. How a family names its tensors is
+`anatomy`'s business; nothing here changes a weight.
 
 The names are imported when they are first asked for, so that `reference` can be used without
 waiting for torch.
@@ -13,19 +14,32 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pruning_core.model.loading import LoadedModel, load
+    from pruning_core.model.loading import LoadedModel, Prepared, load, prepare, read
     from pruning_core.model.memory import Preflight, preflight
     from pruning_core.model.reference import ModelRef, Source
 
-__all__ = ["LoadedModel", "ModelRef", "Preflight", "Source", "load", "preflight"]
+__all__ = [
+    "LoadedModel",
+    "ModelRef",
+    "Preflight",
+    "Prepared",
+    "Source",
+    "load",
+    "preflight",
+    "prepare",
+    "read",
+]
 
 _HOMES = {
     "LoadedModel": "loading",
     "ModelRef": "reference",
     "Preflight": "memory",
+    "Prepared": "loading",
     "Source": "reference",
     "load": "loading",
     "preflight": "memory",
+    "prepare": "loading",
+    "read": "loading",
 }
 
 

@@ -77,7 +77,7 @@ def obtain(target: Path, build: Callable[[Path], None]) -> Path:
             _write_manifest(fresh)
             _put_in_place(fresh, target, Path(scratch) / "old")
     except OSError as error:
-        raise unwritable(target.parent, error) from error
+        raise unwritable(target.parent, error, "PRUNESCOPE_CACHE") from error
     return target
 
 
@@ -101,9 +101,15 @@ def damage(folder: Path) -> str | None:
     return None
 
 
-def unwritable(folder: Path, error: OSError) -> PrunescopeError:
-    """Return the error for a cache that can't be written, in words, with the cure."""
-    cure = "or set PRUNESCOPE_CACHE to a folder on another disk"
+def unwritable(folder: Path, error: OSError, variable: str) -> PrunescopeError:
+    """Return the error for a cache that can't be written, in words, with the cure.
+
+    Args:
+        folder: the cache.
+        error: what the system said.
+        variable: the environment variable that moves this cache elsewhere.
+    """
+    cure = f"or set {variable} to a folder on another disk"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return PrunescopeError(f"The disk that holds {folder} is full. Free some space, {cure}.")
     return PrunescopeError(

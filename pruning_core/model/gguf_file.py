@@ -41,9 +41,10 @@ def unpack(
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
     """Return the model in `dtype` on `device`, and transformers' report on what it found.
 
-    Every block is dequantized to float32 and rounded once to `dtype`. Peak: the weights in `dtype`
-    twice where `device` is not the CPU, else once, and the largest tensor in float32. Raises
-    whatever transformers raises.
+    Every block is dequantized to float32 and rounded once to `dtype`, on the CPU, one tensor after
+    the other. Peak on the CPU: the weights in `dtype` once, for the plain model takes over the very
+    tensors, and up to three times the largest in float32. Any other `device` gets a copy of its own
+    while the CPU still holds the first. Raises whatever transformers raises.
     """
     packed, report = AutoModelForCausalLM.from_pretrained(
         path.parent,

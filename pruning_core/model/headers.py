@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -63,11 +65,11 @@ def read_safetensors(path: Path) -> list[TensorSpan]:
     """Return the tensors of a safetensors file.
 
     Raises:
-        PrunescopeError: the file is damaged or shorter than its header says.
+        PrunescopeError: the file can't be read, is damaged, or is shorter than its header says.
     """
-    size = path.stat().st_size
     try:
-        with path.open("rb") as file:
+        with _opened(path) as file:
+            size = os.fstat(file.fileno()).st_size
             (length,) = struct.unpack("<Q", file.read(8))
             if length > min(size - 8, _HEADER_LIMIT):
                 raise _damaged(path, "its header runs past its end")
@@ -93,15 +95,16 @@ def read_gguf(path: Path) -> list[TensorSpan]:
     """Return the tensors of a GGUF file, in milliseconds: its metadata are skipped, not parsed.
 
     Raises:
-        PrunescopeError: the file is damaged, of another version, or shorter than its header says.
+        PrunescopeError: the file can't be read, is damaged, of another version, or shorter than its
+            header says.
     """
-    size = path.stat().st_size
-    with path.open("rb") as file:
+    with _opened(path) as file:
+        size = os.fstat(file.fileno()).st_size
         if file.read(4) != b"GGUF":
             raise PrunescopeError(f"{path} is not a GGUF file: it does not begin with 'GGUF'.")
         try:
             return _read_gguf_tensors(path, file, size)
-        except (struct.error, ValueError, KeyError, ArithmeticError, OSError) as error:
+        except (struct.error, ValueError, KeyError, ArithmeticError) as error:
             raise _damaged(path, "its header can't be read") from error
 
 
@@ -112,13 +115,16 @@ def fingerprint(config: dict[str, object], spans: Iterable[TensorSpan]) -> str:
     tensor's bytes. So they don't depend on the dtype or the device a model is loaded to, nor on how
     it is split into files; but they differ between a checkpoint and its GGUF, and two checkpoints
     that differ only in a few single weights may share them.
+
+    Raises:
+        PrunescopeError: a file can't be read.
     """
     # What wrote a config, and where it lay, say nothing about the model.
     told = {k: v for k, v in config.items() if k not in ("_name_or_path", "transformers_version")}
     digest = hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode())
     for span in sorted(spans, key=lambda span: span.name):
         digest.update(f"{span.name}|{span.dtype}|{span.shape}".encode())
-        with span.file.open("rb") as file:
+        with _opened(span.file) as file:
             for sample in range(_SAMPLES):
                 last = max(0, span.length - _SAMPLE_BYTES)
                 file.seek(span.start + last * sample // (_SAMPLES - 1))
@@ -178,12 +184,19 @@ def _skip_value(file: BinaryIO, kind: int) -> None:
     elif kind == _GGUF_ARRAY:
         element, count = _unpack(file, "<IQ")
         if element in _GGUF_VALUE_BYTES:
-            file.seek(count * _GGUF_VALUE_BYTES[element], 1)
+            _skip(file, count * _GGUF_VALUE_BYTES[element])
         else:
             for _ in range(count):
                 _skip_value(file, element)
     else:
-        file.seek(_GGUF_VALUE_BYTES[kind], 1)
+        _skip(file, _GGUF_VALUE_BYTES[kind])
+
+
+def _skip(file: BinaryIO, count: int) -> None:
+    try:
+        file.seek(count, 1)
+    except OSError as error:  # no file is that long
+        raise ValueError("a value runs past the end") from error
 
 
 def _demand_whole(path: Path, spans: list[TensorSpan], size: int) -> None:
@@ -192,6 +205,19 @@ def _demand_whole(path: Path, spans: list[TensorSpan], size: int) -> None:
     end = max(span.start + span.length for span in spans)
     if end > size:
         raise _damaged(path, f"it has {size:,} bytes and its tensors reach to byte {end:,}")
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """Open a file; what the system has against that, or later against reading, is told."""
+    try:
+        with path.open("rb") as file:
+            yield file
+    except OSError as error:
+        raise PrunescopeError(
+            f"{path} can't be read: {error.strerror or error}. Check that it is still there and "
+            "that you have the right to read it, or copy the checkpoint to a place where you have."
+        ) from error
 
 
 def _damaged(path: Path, why: str) -> PrunescopeError:

@@ -185,7 +185,7 @@ def _explain(ref: ModelRef, error: Exception) -> PrunescopeError:
             f"The hub refused {ref}: {str(error).strip().splitlines()[0]} Try again later."
         )
     if isinstance(error, OSError) and not isinstance(error, ConnectionError | TimeoutError):
-        return unwritable(Path(huggingface_hub.constants.HF_HUB_CACHE), error)
+        return unwritable(Path(huggingface_hub.constants.HF_HUB_CACHE), error, "HF_HOME")
     return PrunescopeError(
         f"The connection to the hub broke while {ref} was fetched. What has arrived is kept: check "
         "the network and its proxy settings, and try again."

@@ -1,8 +1,10 @@
-"""Loading a model: refuse what can't work before it costs anything, then read the weights.
+"""Loading a model in two steps: refuse what can't work before it costs anything, then read it.
 
-The one place where a reference becomes a model in memory. Every fault of the input is told as a
-`PrunescopeError`; weights that the files don't hold are never made up, and only formats that can't
-run code while they are opened are read. Does not know what can be pruned.
+The one place where a reference becomes a model in memory. `prepare` does all that can fail without
+memory, so that a model already in memory need not make way for one that can't take its place: it
+looks at the config, at what could be pruned, at the memory, and fetches the weights. `read` reads
+them. Every fault of the input is told as a `PrunescopeError`; weights that the files don't hold are
+never made up, and only formats that can't run code while they are opened are read.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,11 +27,12 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from pruning_core.errors import PrunescopeError
+from pruning_core.errors import PrunescopeError, memory_ran_out
 from pruning_core.model import demo, gguf_file, headers, hub
-from pruning_core.model.configuration import needs_trust, read_config, reason, untrusted
+from pruning_core.model.anatomy import read_anatomy
+from pruning_core.model.configuration import needs_trust, read_config, reason, skeleton, untrusted
 from pruning_core.model.device import choose_device, choose_dtype
-from pruning_core.model.memory import Preflight, demand, free_per_gpu, of_config
+from pruning_core.model.memory import Preflight, demand, free_per_gpu, of_skeleton
 from pruning_core.model.reference import ModelRef, Source
 from pruning_core.progress import Tick, silent
 
@@ -39,7 +43,7 @@ _GPU_SHARE = 0.85
 # What transformers and its helpers raise over files that don't hold what they should.
 _READING_FAILS = (
     *(OSError, ValueError, RuntimeError, KeyError, IndexError, TypeError, AttributeError),
-    *(ImportError, SafetensorError),
+    *(ImportError, SafetensorError, MemoryError),
 )
 
 
@@ -71,17 +75,29 @@ class LoadedModel:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A model that is known, fetched and found to fit, and not yet in memory."""
+    """A model on this disk that can be read, pruned, and held in memory; none of it is there yet.
+
+    Attributes:
+        ref: where it came from.
+        config: what its files say it is.
+        folder: where its files lie; None for a GGUF, which `ref` names.
+        spans: the tensors of its weight files.
+        device: where it will live; ``cuda`` leaves open on which GPU, or on how many.
+        dtype: what its weights will be converted to.
+        preflight: what is expected of memory.
+        trust_remote_code: whether Python code that the checkpoint brings may run.
+        seconds: what preparing took, fetching and converting included.
+    """
 
     ref: ModelRef
     config: PreTrainedConfig
     folder: Path | None
-    spans: list[headers.TensorSpan]
-    place: torch.device
+    spans: tuple[headers.TensorSpan, ...]
+    device: torch.device
     dtype: torch.dtype
     preflight: Preflight
     trust_remote_code: bool
-    started: float
+    seconds: float
 
 
 def load(
@@ -93,18 +109,11 @@ def load(
     window: int = 256,
     tick: Tick = silent,
 ) -> LoadedModel:
-    """Load the model and tokenizer at `ref`: `prepare`, then `read`.
-
-    Args:
-        ref: a reference, or text for `ModelRef.parse`.
-        device: for `choose_device`; ``cuda`` spreads a model that one GPU can't hold and score.
-        dtype: for `choose_dtype`; the weights are converted, whatever the files hold.
-        trust_remote_code: run Python code that the checkpoint brings.
-        window: tokens of the calibration windows that the pre-flight counts with.
-        tick: told of the stages ``fetching ...``, ``converting``, ``loading``.
+    """Load the model and tokenizer at `ref`: `prepare`, then `read`; theirs are the arguments.
 
     Raises:
-        PrunescopeError: the model can't be found, fetched, read, trusted, or held in memory.
+        PrunescopeError: the model can't be found, fetched, read, trusted, pruned, or held in
+            memory.
         Cancelled: by `tick`.
     """
     prepared = prepare(
@@ -128,10 +137,25 @@ def prepare(
     reclaimable: int = 0,
     tick: Tick = silent,
 ) -> Prepared:
-    """Do all that can fail before a weight enters memory; arguments and errors as for `load`.
+    """Do everything about the model at `ref` that can fail before its weights take memory.
+
+    A model that can't be pruned, or can't be held, is refused before its weights are fetched or
+    opened.
 
     Args:
-        reclaimable: bytes that the caller will free before it reads the weights.
+        ref: a reference, or text for `ModelRef.parse`.
+        device: for `choose_device`; ``cuda`` spreads a model that one GPU can't hold and score.
+        dtype: for `choose_dtype`; the weights are converted, whatever the files hold.
+        trust_remote_code: run Python code that the checkpoint brings.
+        window: the calibration window that the pre-flight speaks of, in tokens.
+        reclaimable: bytes on that device that the caller will free before `read`; they count as
+            available.
+        tick: told of the stages ``fetching ...``, ``converting``, ``loading``.
+
+    Raises:
+        PrunescopeError: the model can't be found, fetched, trusted, pruned, or held in memory, or
+            its files are not whole.
+        Cancelled: by `tick`.
     """
     started = time.perf_counter()
     # Files may have gone since a reference was made, so those are looked for again.
@@ -142,37 +166,49 @@ def prepare(
 
     tick("loading", 0, 3, "configuration")
     config, folder = read_config(ref, trust_remote_code=trust_remote_code, tick=tick)
-    check = of_config(
-        config,
-        place,
-        number,
-        window,
-        unpacks=ref.source is Source.GGUF,
-        trust_remote_code=trust_remote_code,
-    )
-    demand(replace(check, available_bytes=check.available_bytes + reclaimable))
+    shapes = skeleton(config, number, trust_remote_code=trust_remote_code)
+    read_anatomy(shapes)
+    check = of_skeleton(shapes, place, number, window, unpacks=ref.source is Source.GGUF)
+    check = replace(check, available_bytes=check.available_bytes + reclaimable)
+    demand(check)
+
     folder = _with_weights(ref, folder, tick)
     spans = headers.read_gguf(Path(ref.location)) if folder is None else _safetensors(ref, folder)
-    return Prepared(ref, config, folder, spans, place, number, check, trust_remote_code, started)
+    return Prepared(
+        ref=ref,
+        config=config,
+        folder=folder,
+        spans=tuple(spans),
+        device=place,
+        dtype=number,
+        preflight=check,
+        trust_remote_code=trust_remote_code,
+        seconds=time.perf_counter() - started,
+    )
 
 
 def read(prepared: Prepared, tick: Tick = silent) -> LoadedModel:
-    """Read weights and tokenizer of a prepared model; errors as for `load`."""
+    """Read the weights and the tokenizer of what was prepared.
+
+    Raises:
+        PrunescopeError: they can't be read, don't belong together, or memory ran out after all.
+        Cancelled: by `tick`.
+    """
+    started = time.perf_counter()
     ref, folder, check = prepared.ref, prepared.folder, prepared.preflight
-    place, number = prepared.place, prepared.dtype
     tick("loading", 1, 3, "weights")
     try:
         model, report = (
-            gguf_file.unpack(Path(ref.location), prepared.config, number, place)
+            gguf_file.unpack(Path(ref.location), prepared.config, prepared.dtype, prepared.device)
             if folder is None
-            else _read_folder(folder, number, check, prepared.trust_remote_code)
+            else _read_folder(folder, prepared.dtype, check, prepared.trust_remote_code)
         )
-    except torch.OutOfMemoryError as error:
-        raise PrunescopeError(
-            f"{place} ran out of memory while {ref} was loaded: {check.sentence()} Close what else "
-            "uses it and try again."
-        ) from error
     except _READING_FAILS as error:
+        if memory_ran_out(error):
+            raise PrunescopeError(
+                f"{prepared.device} ran out of memory while {ref} was loaded: {check.sentence()} "
+                "Close what else uses it and try again."
+            ) from error
         raise _explain_weights(ref, error) from error
     _demand_complete(ref, report)
 
@@ -186,10 +222,10 @@ def read(prepared: Prepared, tick: Tick = silent) -> LoadedModel:
         model=model,
         tokenizer=tokenizer,
         device=model.device,
-        dtype=number,
+        dtype=prepared.dtype,
         fingerprint=headers.fingerprint(_identity(folder, prepared.spans), prepared.spans),
         preflight=check,
-        seconds=time.perf_counter() - prepared.started,
+        seconds=prepared.seconds + time.perf_counter() - started,
     )
 
 
@@ -309,7 +345,7 @@ def _demand_complete(ref: ModelRef, report: dict[str, Any]) -> None:
         )
 
 
-def _identity(folder: Path | None, spans: list[headers.TensorSpan]) -> dict[str, object]:
+def _identity(folder: Path | None, spans: Sequence[headers.TensorSpan]) -> dict[str, object]:
     """Return what besides the tensors makes this model: its config, or a GGUF's metadata."""
     if folder is not None:
         config: dict[str, object] = json.loads((folder / "config.json").read_text())

@@ -1,8 +1,8 @@
-"""What a model will need in memory, told before it is loaded.
+"""What a model will need in memory, told before it is loaded and again before it is scored.
 
-Counts from the config alone: parameters on the meta device, activations by a rule that was held
-against measurements of the Llama, Qwen 3 and Gemma 3 blocks. Assumes scaled dot-product attention,
-which keeps no attention matrix, and one window at a time. Loads nothing.
+Counts from shapes alone, so that a skeleton does as well as a model: activations by a rule that was
+held against measurements of the Llama, Qwen 3 and Gemma 3 blocks. Assumes scaled dot-product
+attention, which keeps no attention matrix, and one window at a time. Loads nothing.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import psutil
 import torch
-from transformers import PreTrainedConfig
+from transformers import PreTrainedModel
 
 from pruning_core.errors import PrunescopeError
 from pruning_core.model.configuration import read_config, skeleton
@@ -26,28 +26,28 @@ class Preflight:
     With ``s`` the bytes of one number in `dtype` and ``T`` the window in tokens:
 
     - ``weights = s * parameters``, tied ones counted once
-    - ``load_peak = weights + 4 * largest tensor``: each is converted by itself; once more
-      ``weights`` for a GGUF on the CPU, whose tensors are all unpacked before they are placed
+    - ``load_peak = weights + 4 * largest tensor``: each is converted by itself. For a GGUF off CUDA
+      ``weights + 12 * largest tensor``: unpacked to float32, copied and rounded, one by one; and
+      once more ``weights`` on Metal, which shares its memory with the CPU that unpacks them
     - ``activations = T * (s * sum(rows + columns) + 12 * sum(vector lengths)
       + (2 s + 12) * vocabulary)`` over the matrices and vectors between embedding and output: what
       enters and leaves each matrix, the float32 work of the norms, and the logits with their
       float32 copy, softmax and gradient
     - ``gradient = (s + 8) * largest matrix between embedding and output``: the gradient, its
-      float32 copy and its product with the weight
+      float32 copy and its product with the weight; stacked experts are not scored and have none
     - ``scoring_peak = weights + activations + gradient``
 
     Attributes:
-        weights_bytes: the weights at rest.
         load_peak_bytes: the most that loading takes.
         scoring_peak_bytes: the most that one scoring pass takes, weights included.
-        available_bytes: free now on `device`; for ``cuda`` without a number, on all GPUs together.
+        available_bytes: free on `device` by the time of loading; for ``cuda`` without a number, on
+            all GPUs together.
         device: where the model is meant to live.
         dtype: the number format it is meant to have.
         parameters: tied ones counted once.
         window: the calibration window, in tokens.
     """
 
-    weights_bytes: int
     load_peak_bytes: int
     scoring_peak_bytes: int
     available_bytes: int
@@ -58,12 +58,12 @@ class Preflight:
 
     @property
     def fits_loading(self) -> bool:
-        """Whether the model can be loaded in what is free now."""
+        """Whether the model can be loaded in what is free."""
         return self.load_peak_bytes <= self.available_bytes
 
     @property
     def fits_scoring(self) -> bool:
-        """Whether importance can be scored in what is free now, loading included."""
+        """Whether importance can be scored in what is free, loading included."""
         return max(self.load_peak_bytes, self.scoring_peak_bytes) <= self.available_bytes
 
     def sentence(self) -> str:
@@ -101,62 +101,64 @@ def preflight(
     """
     ref = ModelRef.parse(ref) if isinstance(ref, str) else ref
     config, _ = read_config(ref, trust_remote_code=trust_remote_code, tick=tick)
-    return of_config(
-        config,
-        device,
-        dtype,
-        window,
-        unpacks=ref.source is Source.GGUF,
-        trust_remote_code=trust_remote_code,
-    )
+    model = skeleton(config, dtype, trust_remote_code=trust_remote_code)
+    return of_skeleton(model, device, dtype, window, unpacks=ref.source is Source.GGUF)
 
 
-def of_config(
-    config: PreTrainedConfig,
+def of_skeleton(
+    model: PreTrainedModel,
     device: torch.device,
     dtype: torch.dtype,
     window: int = 256,
     *,
     unpacks: bool = False,
-    trust_remote_code: bool = False,
 ) -> Preflight:
-    """Return what the model described by `config` needs; `unpacks` says it comes from a GGUF.
+    """Return what a model of these shapes needs.
 
-    Raises:
-        PrunescopeError: no causal language model can be built from the config.
+    Args:
+        model: a skeleton or a real model; only its shapes and its config are looked at.
+        device: where it is meant to live.
+        dtype: the number format it is meant to have.
+        window: the calibration window, in tokens.
+        unpacks: whether it comes from a GGUF.
     """
-    model = skeleton(config, dtype, trust_remote_code=trust_remote_code)
+    sizes = [weight.numel() for weight in model.parameters()]
+    weights = dtype.itemsize * sum(sizes)
+    load_peak = weights + 4 * max(sizes)
+    if unpacks and device.type != "cuda":
+        load_peak = weights + 12 * max(sizes)
+        if device.type == "mps":
+            load_peak += weights
+    return Preflight(
+        load_peak_bytes=load_peak,
+        scoring_peak_bytes=weights + _scoring_bytes(model, dtype, window),
+        available_bytes=available(device),
+        device=device,
+        dtype=dtype,
+        parameters=sum(sizes),
+        window=window,
+    )
+
+
+def _scoring_bytes(model: PreTrainedModel, dtype: torch.dtype, window: int) -> int:
+    """Return what a scoring pass takes beside the weights, by the rule in `Preflight`."""
     ends = {
         id(module.weight)
         for module in (model.get_input_embeddings(), model.get_output_embeddings())
         if module is not None
     }
-    every = list(model.parameters())
-    inner = [weight for weight in every if id(weight) not in ends]
+    inner = [weight for weight in model.parameters() if id(weight) not in ends]
     matrices = [weight for weight in inner if weight.dim() > 1]
     vectors = sum(weight.numel() for weight in inner if weight.dim() == 1)
     # Stacked experts count as one: a token passes through few of them.
     widths = sum(sum(matrix.shape[-2:]) for matrix in matrices)
-    vocabulary = int(config.get_text_config().vocab_size)
+    vocabulary = int(model.config.get_text_config().vocab_size)
 
     size = dtype.itemsize
-    parameters = sum(weight.numel() for weight in every)
-    weights = size * parameters
     activations = window * (size * widths + 12 * vectors + (2 * size + 12) * vocabulary)
-    gradient = (size + 8) * max((matrix.numel() for matrix in matrices), default=0)
-    load_peak = weights + 4 * max(weight.numel() for weight in every)
-    if unpacks and device.type == "cpu":
-        load_peak += weights
-    return Preflight(
-        weights_bytes=weights,
-        load_peak_bytes=load_peak,
-        scoring_peak_bytes=weights + activations + gradient,
-        available_bytes=available(device),
-        device=device,
-        dtype=dtype,
-        parameters=parameters,
-        window=window,
-    )
+    scored = (matrix.numel() for matrix in matrices if matrix.dim() == 2)
+    gradient = (size + 8) * max(scored, default=0)
+    return activations + gradient
 
 
 def demand(check: Preflight) -> None:
@@ -167,11 +169,36 @@ def demand(check: Preflight) -> None:
     """
     if check.fits_loading:
         return
-    halve = " or a dtype of two bytes such as bfloat16" if check.dtype.itemsize > 2 else ""
     raise PrunescopeError(
         f"The model is too large for {check.device}: loading its {_count(check.parameters)} "
         f"parameters needs {_gb(check.load_peak_bytes)}, and {_gb(check.available_bytes)} are "
-        f"free. Close what else uses memory, or choose a smaller model{halve}."
+        f"free. Close what else uses memory, or choose a smaller model{_or_halve(check.dtype)}."
+    )
+
+
+def demand_scoring(model: PreTrainedModel, window: int) -> None:
+    """Refuse to score a loaded model whose gradients won't fit beside it, before that is tried.
+
+    What a pass takes is held against what is free now: the weights are there already. On a CPU the
+    alternative is not an error but a machine that swaps, or a process that is killed.
+
+    Args:
+        model: as it will be scored, on its device.
+        window: the tokens of one calibration window.
+
+    Raises:
+        PrunescopeError: with what is needed, what is there, and what would fit.
+    """
+    places = {weight.device for weight in model.parameters()}
+    # Spread over several GPUs, its activations are spread as well.
+    device = places.pop() if len(places) == 1 else torch.device("cuda")
+    needed, free = _scoring_bytes(model, model.dtype, window), available(device)
+    if needed <= free:
+        return
+    raise PrunescopeError(
+        f"Scoring with windows of {window} tokens does not fit on {device}: beside the weights it "
+        f"needs {_gb(needed)}, and {_gb(free)} are free. Choose shorter calibration windows, close "
+        f"what else uses memory, or load a smaller model{_or_halve(model.dtype)}."
     )
 
 
@@ -192,6 +219,10 @@ def free_per_gpu(device: torch.device) -> dict[int, int]:
         - torch.cuda.memory_allocated(number)
         for number in numbers
     }
+
+
+def _or_halve(dtype: torch.dtype) -> str:
+    return " or a dtype of two bytes such as bfloat16" if dtype.itemsize > 2 else ""
 
 
 def _gb(size: int) -> str:

@@ -23,7 +23,7 @@ from pruning_core.importance.registry import (
 )
 from pruning_core.importance.scoring import score
 from pruning_core.model.anatomy import Part, Site, read_anatomy
-from pruning_core.progress import Cancelled
+from pruning_core.progress import Cancelled, Tick
 from pruning_core.recipe import Scoring, SiteKey, SiteKind
 from tests import tiny
 
@@ -37,7 +37,7 @@ def evidence(model: PreTrainedModel, seed: int = 0, **options: object) -> Eviden
     return Evidence(
         model,
         read_anatomy(model),
-        lambda count: tiny.tokens(windows=count or 3, seed=seed),
+        lambda count, _tick: tiny.tokens(windows=count or 3, seed=seed),
         seed=seed,
         **options,  # type: ignore[arg-type]
     )
@@ -143,7 +143,7 @@ class TestEvery:
         model.register_forward_pre_hook(lambda *_: passes.append(torch.is_grad_enabled()))
         drawn: list[int | None] = []
 
-        def draw(count: int | None) -> torch.Tensor:
+        def draw(count: int | None, _tick: Tick) -> torch.Tensor:
             drawn.append(count)
             return tiny.tokens(windows=count or 3)
 
@@ -362,7 +362,7 @@ def test_the_list_begins_with_hybrids_and_ends_with_baselines() -> None:
 
 
 def test_bad_parameters_of_a_recipe_are_refused_before_any_work() -> None:
-    def never(_count: int | None) -> torch.Tensor:
+    def never(_count: int | None, _tick: Tick) -> torch.Tensor:
         raise AssertionError("windows were drawn")
 
     model = tiny.tiny_model()

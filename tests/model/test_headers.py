@@ -98,6 +98,59 @@ def test_a_shape_that_contradicts_the_size_is_told(tmp_path: Path) -> None:
         read_safetensors(path)
 
 
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (PermissionError(13, "Permission denied"), "Permission denied"),
+        (OSError(5, "Input/output error"), "Input/output error"),
+    ],
+)
+@pytest.mark.parametrize("read", [read_safetensors, read_gguf])
+def test_a_file_that_the_system_withholds_is_told(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    read: Callable[[Path], list[TensorSpan]],
+    error: OSError,
+    why: str,
+) -> None:
+    def withheld(*args: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Path, "open", withheld)
+    with pytest.raises(PrunescopeError, match=f"m can't be read: {why}. Check that it is"):
+        read(tmp_path / "m")
+
+
+@pytest.mark.parametrize("read", [read_safetensors, read_gguf])
+def test_a_file_that_is_gone_or_a_folder_is_told(
+    tmp_path: Path, read: Callable[[Path], list[TensorSpan]]
+) -> None:
+    with pytest.raises(PrunescopeError, match="can't be read: No such file"):
+        read(tmp_path / "gone")
+    with pytest.raises(PrunescopeError, match="can't be read: Is a directory"):
+        read(tmp_path)
+
+
+def test_a_disk_that_fails_while_a_header_is_read_is_not_called_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*args: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    path = tiny.save_gguf(tmp_path / "m.gguf", tiny.model())
+    monkeypatch.setattr("pruning_core.model.headers._string", failing)
+    with pytest.raises(PrunescopeError, match="can't be read: Input/output error"):
+        read_gguf(path)
+
+
+def test_weights_that_went_away_before_the_fingerprint_are_told(tmp_path: Path) -> None:
+    path = tiny.save(tmp_path / "m") / "model.safetensors"
+    spans = read_safetensors(path)
+    path.unlink()
+    with pytest.raises(PrunescopeError, match="can't be read: No such file"):
+        fingerprint({}, spans)
+
+
 def test_another_gguf_version_is_told(tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
     path.write_bytes(b"GGUF" + struct.pack("<IQQ", 1, 0, 0))

@@ -248,13 +248,24 @@ def test_the_weights_are_of_the_configs_commit(served: Hub) -> None:
     assert all(f"/resolve/{COMMIT}/" in line for line in resolved)
 
 
-def test_a_full_disk_is_told(served: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(28, "No space left on device"), "The disk that holds .* is full"),
+        (PermissionError(13, "Permission denied"), "can't be written: Permission denied"),
+    ],
+)
+def test_a_cache_that_takes_nothing_is_told_with_the_hubs_own_variable(
+    served: Hub, monkeypatch: pytest.MonkeyPatch, error: OSError, said: str
+) -> None:
     def full(*args: object, **options: object) -> str:
-        raise OSError(28, "No space left on device")
+        raise error
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", full)
-    with pytest.raises(PrunescopeError, match=r"The disk that holds .* is full"):
+    with pytest.raises(PrunescopeError, match=said) as refused:
         load("org/tiny")
+    assert "or set HF_HOME to a folder on another disk" in str(refused.value)
+    assert "PRUNESCOPE_CACHE" not in str(refused.value)
 
 
 def test_a_damaged_index_is_told(tmp_path: Path) -> None:

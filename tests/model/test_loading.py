@@ -19,13 +19,14 @@ from transformers import (
     AutoModelForCausalLM,
     BertConfig,
     BertForMaskedLM,
+    GPT2Config,
     LlamaForSequenceClassification,
     T5Config,
     T5ForConditionalGeneration,
 )
 
 from pruning_core.errors import PrunescopeError
-from pruning_core.model.loading import load
+from pruning_core.model.loading import load, prepare, read
 from pruning_core.model.reference import ModelRef, Source
 from pruning_core.progress import Cancelled
 from tests.model import tiny_checkpoints as tiny
@@ -112,6 +113,32 @@ def test_progress_is_told_to_the_end(folder: Path) -> None:
     told: list[tuple[str, int, int, str]] = []
     load(str(folder), tick=lambda *step: told.append(step))
     assert [step[:3] for step in told] == [("loading", done, 3) for done in range(4)]
+
+
+def test_a_prepared_model_is_known_and_not_in_memory(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[int] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(AutoModelForCausalLM, "from_pretrained", None)
+        prepared = prepare(
+            str(folder),
+            device="cpu",
+            dtype="float32",
+            window=99,
+            tick=lambda _stage, done, *_: told.append(done),
+        )
+    assert told == [0]
+    assert prepared.ref == ModelRef(Source.FOLDER, str(folder))
+    assert {span.file for span in prepared.spans} == {folder / "model.safetensors"}
+    assert (prepared.device, prepared.dtype) == (torch.device("cpu"), torch.float32)
+    assert prepared.preflight.window == 99
+    loaded = read(prepared, lambda _stage, done, *_: told.append(done))
+    assert told == [0, 1, 2, 3]
+    assert torch.equal(loaded.model(IDS).logits, tiny.model()(IDS).logits)
+    assert loaded.fingerprint == load(str(folder)).fingerprint
+    assert loaded.preflight is prepared.preflight
+    assert loaded.seconds > prepared.seconds > 0
 
 
 @pytest.mark.parametrize("at", range(4))
@@ -261,34 +288,72 @@ def test_what_does_not_predict_the_next_token_is_told(
         load(str(tmp_path))
 
 
-def test_code_of_the_checkpoint_runs_only_when_trusted(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def of_another_family(folder: Path) -> str:
+    config = GPT2Config(vocab_size=128, n_embd=32, n_layer=1, n_head=2)
+    config.architectures = ["GPT2LMHeadModel"]
+    config.save_pretrained(folder)
+    return "Models of type 'gpt2' are not supported. Supported types: .*llama"
+
+
+def without_layers(folder: Path) -> str:
+    tiny.config(num_hidden_layers=0).save_pretrained(folder)
+    return "This model has no decoder layers"
+
+
+@pytest.mark.parametrize("save", [of_another_family, without_layers])
+def test_what_can_not_be_pruned_is_refused_before_its_weights_are_looked_for(
+    tmp_path: Path, save: Callable[[Path], str]
 ) -> None:
+    said = save(tmp_path)
+    assert not list(tmp_path.glob("*.safetensors"))
+    with pytest.raises(PrunescopeError, match=said):
+        load(str(tmp_path))
+
+
+@pytest.fixture
+def trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return what is there once the code of `bring_code` has run."""
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "hf"))
-    trace = tmp_path / "it ran"
+    return tmp_path / "it ran"
+
+
+def bring_code(folder: Path, trace: Path, kind: str) -> None:
     (folder / "modeling_own.py").write_text(
         "import pathlib\n"
         "from transformers import LlamaConfig, LlamaForCausalLM\n"
         f"pathlib.Path({str(trace)!r}).touch()\n"
-        "class OwnConfig(LlamaConfig):\n    model_type = 'own'\n"
+        f"class OwnConfig(LlamaConfig):\n    model_type = {kind!r}\n"
         "class OwnForCausalLM(LlamaForCausalLM):\n    config_class = OwnConfig\n"
     )
     change_json(
         folder / "config.json",
-        model_type="own",
+        model_type=kind,
         architectures=["OwnForCausalLM"],
         auto_map={
             "AutoConfig": "modeling_own.OwnConfig",
             "AutoModelForCausalLM": "modeling_own.OwnForCausalLM",
         },
     )
-    with pytest.raises(PrunescopeError, match=r"own Python code.*trust_remote_code=True"):
-        load(str(folder))
+
+
+def test_code_of_the_checkpoint_runs_only_when_trusted(folder: Path, trace: Path) -> None:
+    bring_code(folder, trace, "llama")
+    assert type(load(str(folder)).model).__name__ == "LlamaForCausalLM"
     assert not trace.exists()
     loaded = load(str(folder), trust_remote_code=True, dtype="float32")
     assert trace.exists()
     assert type(loaded.model).__name__ == "OwnForCausalLM"
     assert torch.equal(loaded.model(IDS).logits, tiny.model()(IDS).logits)
+
+
+def test_a_type_that_only_the_checkpoint_knows_is_told(folder: Path, trace: Path) -> None:
+    bring_code(folder, trace, "own")
+    with pytest.raises(PrunescopeError, match=r"own Python code.*trust_remote_code=True"):
+        load(str(folder))
+    assert not trace.exists()
+    with pytest.raises(PrunescopeError, match="type 'own' are not supported"):
+        load(str(folder), trust_remote_code=True)
+    assert trace.exists()
 
 
 def test_a_model_too_large_is_refused_before_its_weights_are_read(
@@ -300,9 +365,30 @@ def test_a_model_too_large_is_refused_before_its_weights_are_read(
         load(str(folder), device="cpu")
 
 
-def test_running_out_of_memory_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_caller_will_free_counts_as_available(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needed = prepare(str(folder), device="cpu").preflight.load_peak_bytes
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=40_000))
+    admitted = prepare(str(folder), device="cpu", reclaimable=needed - 40_000)
+    assert admitted.preflight.available_bytes == needed
+    with pytest.raises(PrunescopeError, match="too large for cpu"):
+        prepare(str(folder), device="cpu", reclaimable=needed - 40_001)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+        MemoryError(),
+    ],
+)
+def test_running_out_of_memory_is_told(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
     def full(*args: object, **options: object) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory")
+        raise error
 
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", full)
     with pytest.raises(PrunescopeError, match="ran out of memory while"):
