@@ -48,6 +48,7 @@ class _Tab:
     prompt: str = "A decorator in Python is"
     probe: str = "probe"
     shape: str = "uniform"
+    uploads: int = 0
     layer: int = 0
     requested: object = None
     allow_leak: bool = False
@@ -95,6 +96,23 @@ def moving(name: str, take: Callable[[Any], None]) -> Callable[[], None]:
             take(value)
 
     return moved
+
+
+def upload_key() -> str:
+    """Return the key of the present file uploader."""
+    return f"upload#{_tab().uploads}"
+
+
+def uploading(take: Callable[[bytes], None]) -> Callable[[], None]:
+    """Return a callback that hands `take` what was uploaded; the next uploader is an empty one."""
+
+    def uploaded() -> None:
+        file = st.session_state[upload_key()]
+        if file is not None:
+            _tab().uploads += 1
+            take(file.getvalue())
+
+    return uploaded
 
 
 def _key(name: str) -> str:

@@ -71,21 +71,32 @@ def _take_number(name: str) -> Callable[[float], None]:
     return take
 
 
-def parameter_controls(estimator: Estimator) -> None:
-    """Draw one control for each parameter an estimator declares."""
+def parameter_controls(estimator: Estimator, then: Callable[[], None] | None = None) -> None:
+    """Draw one control for each parameter an estimator declares; `then` hears of a change."""
     values = dict(state.scoring(estimator.name).params)
     places = st.columns(max(len(estimator.parameters), 1))
     for place, parameter in zip(places, estimator.parameters, strict=False):
-        _draw(place, estimator.name, parameter, values.get(parameter.name, parameter.default))
+        value = values.get(parameter.name, parameter.default)
+        _draw(place, estimator.name, parameter, value, then)
 
 
 def _draw(
-    place: st.delta_generator.DeltaGenerator, estimator: str, parameter: Parameter, value: Scalar
+    place: st.delta_generator.DeltaGenerator,
+    estimator: str,
+    parameter: Parameter,
+    value: Scalar,
+    then: Callable[[], None] | None,
 ) -> None:
     name = f"setting-{estimator}-{parameter.name}"
     key = state.control(name, value)
     label = parameter.name.capitalize()
-    take = state.moving(name, lambda value: state.set_setting(estimator, parameter.name, value))
+
+    def set_it(value: Scalar) -> None:
+        state.set_setting(estimator, parameter.name, value)
+        if then:
+            then()
+
+    take = state.moving(name, set_it)
     if parameter.choices:
         place.selectbox(label, parameter.choices, key=key, help=parameter.help, on_change=take)
     elif isinstance(value, bool):

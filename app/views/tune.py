@@ -6,21 +6,25 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 import streamlit as st
 
 from app import figures, state
 from app.components.bench import require_model
 from app.components.numbers import numbers_panel
+from app.components.recipe_file import recipe_file
+from app.components.settings import parameter_controls
 from app.components.writing import writing_panel
 from app.engine import ENGINE
 from app.results import OnBench
 from app.tables import width_words
 from app.words import percent
 from pruning_core.evaluation.protocol import PROTOCOLS
-from pruning_core.importance import Needs
+from pruning_core.importance import Needs, SiteScores
 from pruning_core.importance.registry import estimator, estimators
+from pruning_core.model.anatomy import Part
 from pruning_core.planning.allocation import protect_ends, uniform
-from pruning_core.planning.plan import Plan
+from pruning_core.planning.plan import Plan, SitePlan
 from pruning_core.recipe import Recipe, SiteKey, SiteKind
 
 BINS = 128
@@ -68,11 +72,15 @@ def draw_source(model: OnBench, recipe: Recipe) -> None:
         help="Measure even if the calibration text overlaps the measured one. Every number is then "
         "marked: it flatters.",
     )
+    method = estimator(recipe.scoring.estimator)
+    if method.parameters:
+        with st.expander(f"Settings of {method.title}"):
+            parameter_controls(method, then=lambda: take_estimator(method.name))
 
 
 def draw_master(model: OnBench, recipe: Recipe, plan: Plan) -> None:
     """Draw the master slider, the presets, undo and redo."""
-    left, right = st.columns([1, 1], gap="medium", vertical_alignment="bottom")
+    left, right = st.columns([4, 5], gap="medium", vertical_alignment="bottom")
 
     def take_master(percentage: int) -> None:
         shape = state.choice("shape")
@@ -121,6 +129,7 @@ def draw_master(model: OnBench, recipe: Recipe, plan: Plan) -> None:
             on_click=lambda: state.redo(model),
             disabled=not state.can_redo(model),
         )
+        recipe_file(model, recipe)
 
 
 def draw_map(plan: Plan) -> None:
@@ -131,21 +140,31 @@ def draw_map(plan: Plan) -> None:
     lanes = {}
     for kind in SiteKind:
         sites = plan.anatomy.of_kind(kind)
-        vectors = [np.sort(_values(scores.sites[s.key]))[::-1] for s in sites]
+        vectors = [_kept_first(scores.sites[s.key], plan.sites[s.key]) for s in sites]
         kept = [1 - _gone(plan, site.key) for site in sites]
         matrix = figures.columns(vectors, BINS) if vectors else np.zeros((0, 0), np.float32)
         lanes[kind] = (matrix, [s.key.layer for s in sites], kept)
     mlp, attention = lanes[SiteKind.MLP], lanes[SiteKind.ATTENTION]
     figure = figures.cut_map(mlp[0], attention[0], mlp[1], attention[1], mlp[2], attention[2])
-    st.plotly_chart(figure, key="cut-map", config={"displayModeBar": False})
+    st.plotly_chart(
+        figure,
+        key="cut-map",
+        config={"displayModeBar": False},
+        alt="Importance of all units with the line below which they are removed",
+    )
     st.caption(
         "Each column is a layer, its units sorted by importance; what lies under the red line is "
-        "gone. Attention shows query heads."
+        "gone. Attention shows query heads: those of a group that leaves go with it, whatever they "
+        "are worth themselves."
     )
 
 
-def _values(scores: object) -> np.ndarray:
-    return (scores.units if scores.heads is None else scores.heads).numpy()  # type: ignore[attr-defined]
+def _kept_first(scores: SiteScores, plan: SitePlan) -> npt.NDArray[np.float32]:
+    """Return a site's scores, those that stay before those that go, each falling."""
+    values = scores.ranked.numpy()
+    stays = np.zeros(len(values), bool)
+    stays[plan.kept[Part.CHANNEL if scores.heads is None else Part.QUERY_HEAD].numpy()] = True
+    return np.concatenate([-np.sort(-values[stays]), -np.sort(-values[~stays])])
 
 
 def _gone(plan: Plan, key: SiteKey) -> float:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from pathlib import Path
 
+import pytest
 import torch
 
 from app.engine import ENGINE
 from app.results import Measured, OnBench
 from pruning_core.evaluation.protocol import Protocol
 from pruning_core.jobs import Job, State
+from pruning_core.planning.plan import Plan
 from pruning_core.recipe import Recipe, Scoring
 from tests import tiny
 from tests.app.conftest import CALIBRATION
@@ -71,13 +74,49 @@ def test_the_newest_drag_of_a_tab_wins(model: OnBench) -> None:
     assert {job.state for job in jobs} <= {State.DONE, State.CANCELLED}
 
 
-def test_a_cancelled_measurement_leaves_the_dense_outputs(model: OnBench) -> None:
+def test_a_measurement_cancelled_while_it_runs_leaves_the_dense_outputs(
+    model: OnBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = dense_logits()
-    for share in (0.15, 0.35, 0.55, 0.75):
-        job = measure("tab", recipe(model, "magnitude", share))
-        job.cancel()
-        assert job.wait(60)
+    reached, go_on = threading.Event(), threading.Event()
+    real = ENGINE._current.bench.apply  # type: ignore[union-attr]
+
+    def apply_and_wait(plan: Plan) -> None:
+        real(plan)
+        reached.set()
+        go_on.wait(60)
+
+    monkeypatch.setattr(ENGINE._current.bench, "apply", apply_and_wait)  # type: ignore[union-attr]
+    job = measure("tab", recipe(model, "magnitude", 0.55))
+    assert reached.wait(60)
+    assert job.state is State.RUNNING
+    job.cancel()
+    monkeypatch.undo()
+    go_on.set()
+    assert job.wait(60)
+    assert job.state is State.CANCELLED
     assert torch.equal(dense_logits(), before)
+
+
+@pytest.mark.parametrize("ref", ["no-such-org/no-such-model", "another-family"])
+def test_a_load_that_fails_keeps_the_model_on_the_bench(
+    model: OnBench, ref: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    if ref == "another-family":
+        config = {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "n_layer": 1}
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        ref = str(tmp_path)
+    job = ENGINE.load("tab", ref, device="cpu", dtype="auto", trust_remote_code=False)
+    assert job.wait(60)
+    assert job.state is State.FAILED
+    assert ENGINE.model == model
+
+
+def test_who_comes_second_gets_the_model_that_is_there(model: OnBench) -> None:
+    job = ENGINE.load_first("another tab")
+    assert job.wait(60)
+    assert job.result == model
 
 
 def test_a_dense_recipe_measures_what_dense_measures(model: OnBench) -> None:

@@ -55,6 +55,11 @@ def shown(at: AppTest, name: str) -> str:
     return f"{name}#{at.session_state['tab'].revisions[name]}"
 
 
+def upload(at: AppTest, content: bytes) -> None:
+    at.get("file_uploader")[0].set_value(("recipe.json", content, "application/json")).run()
+    assert not at.exception
+
+
 def recipe(at: AppTest, model: OnBench) -> object:
     return at.session_state["tab"].histories[model.fingerprint].done[-1]
 
@@ -141,6 +146,36 @@ def test_a_widget_that_must_show_another_value_is_another_widget(
     at.button(key="undo").click().run()
     assert shown(at, "site-0.mlp") != site
     assert at.slider(key=shown(at, "site-0.mlp")).value == 0
+
+
+def test_a_recipe_comes_back_from_its_file(at: AppTest, model: OnBench) -> None:
+    open_page(at, "tune")
+    at.slider(key=shown(at, "site-0.mlp")).set_value(50).run()
+    saved = recipe(at, model)
+    at.button(key="preset-dense").click().run()
+    upload(at, saved.to_json().encode())  # type: ignore[attr-defined]
+    assert recipe(at, model) == saved
+    assert at.slider(key=shown(at, "site-0.mlp")).value == 50
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\x00", b"[]", b'{"format": "prunescope-recipe/1"}'])
+def test_a_file_that_is_no_recipe_is_told_and_changes_nothing(
+    at: AppTest, model: OnBench, content: bytes
+) -> None:
+    open_page(at, "tune")
+    before = recipe(at, model)
+    upload(at, content)
+    assert "recipe" in at.error[0].value
+    assert recipe(at, model) == before
+
+
+def test_the_settings_of_an_estimator_change_what_ranks(at: AppTest, model: OnBench) -> None:
+    open_page(at, "tune")
+    at.selectbox(key=shown(at, "ranked-by")).set_value("magnitude").run()
+    at.selectbox(key=shown(at, "setting-magnitude-norm")).set_value("l1").run()
+    assert not at.exception
+    assert recipe(at, model).scoring.params == (("norm", "l1"),)  # type: ignore[attr-defined]
+    assert any(button.label == "Score Magnitude" for button in at.button)
 
 
 def test_protecting_the_ends_keeps_them_dense(at: AppTest, model: OnBench) -> None:

@@ -1,0 +1,47 @@
+"""A recipe out to a file, and back in."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from app import state
+from app.results import OnBench
+from pruning_core.errors import PrunescopeError
+from pruning_core.recipe import Recipe
+
+
+def recipe_file(model: OnBench, recipe: Recipe) -> None:
+    """Draw the buttons that save the present recipe and open another."""
+    st.download_button(
+        "",
+        recipe.to_json(),
+        f"recipe-{recipe.digest}.json",
+        "application/json",
+        key="save-recipe",
+        icon=":material/download:",
+        help="Save this recipe; the command line takes it with --recipe",
+        on_click="ignore",
+    )
+    with st.popover("", icon=":material/upload_file:", help="Open a recipe", key="open-recipe"):
+        st.file_uploader(
+            "A recipe of this model",
+            "json",
+            key=state.upload_key(),
+            on_change=state.uploading(lambda content: _open(model, content)),
+        )
+
+
+def _open(model: OnBench, content: bytes) -> None:
+    """Make an uploaded recipe the present one, or say why it cannot be."""
+    from pruning_core.importance.registry import estimator
+    from pruning_core.planning.plan import check_recipe
+
+    try:
+        recipe = Recipe.from_json(content.decode("utf-8", errors="replace"))
+        check_recipe(recipe, model.fingerprint, model.anatomy)
+        estimator(recipe.scoring.estimator).settings(dict(recipe.scoring.params))
+    except PrunescopeError as error:
+        state.warn(str(error))
+    else:
+        state.dismiss()
+        state.change(model, recipe)
