@@ -108,10 +108,12 @@ def importance(
         },
         dragmode=False,
     )
-    figure.update_xaxes(title_text="layer")
-    figure.update_yaxes(range=[units, 0])
-    figure.update_yaxes(title_text=axis, row=1, col=1)
     _layout(figure, height)
+    figure.update_xaxes(
+        title_text="layer", range=[min(layers) - 0.5, max(layers) + 0.5], showgrid=False
+    )
+    figure.update_yaxes(range=[units, 0], showgrid=False)
+    figure.update_yaxes(title_text=axis, row=1, col=1)
     return figure.update_layout(margin_t=28)
 
 

@@ -12,6 +12,7 @@ import streamlit as st
 
 from app import state
 from app.components.jobs import job_panel
+from app.components.recipe_file import recipe_file
 from app.engine import ENGINE
 from app.words import count
 
@@ -41,6 +42,7 @@ with st.sidebar:
         )
         recipe = state.recipe(model)
         st.caption(f"Recipe {recipe.digest} · ranked by {recipe.scoring.estimator}")
+        recipe_file(model, recipe)
     else:
         st.markdown("No model on the bench yet.")
     job_panel()

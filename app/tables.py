@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def anatomy_table(anatomy: Anatomy) -> pd.DataFrame:
-    """Return one row per layer: what its sites are made of and the widths they can reach."""
+    """Return one row per layer: parts and parameters of its sites, and what attention reaches."""
     rows = []
     for layer in range(anatomy.layers):
         attention = anatomy.by_key.get(SiteKey(layer, SiteKind.ATTENTION))
@@ -30,7 +30,6 @@ def anatomy_table(anatomy: Anatomy) -> pd.DataFrame:
                 "attention reaches": _ladder_words(attention) if attention else "not prunable",
                 "channels": mlp.units if mlp else None,
                 "MLP": mlp.parameters if mlp else None,
-                "MLP reaches": f"any of 0 to {mlp.units}" if mlp else "not prunable",
             }
         )
     return pd.DataFrame(rows)

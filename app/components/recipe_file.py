@@ -12,23 +12,24 @@ from pruning_core.recipe import Recipe
 
 def recipe_file(model: OnBench, recipe: Recipe) -> None:
     """Draw the buttons that save the present recipe and open another."""
-    st.download_button(
-        "",
-        recipe.to_json(),
-        f"recipe-{recipe.digest}.json",
-        "application/json",
-        key="save-recipe",
-        icon=":material/download:",
-        help="Save this recipe; the command line takes it with --recipe",
-        on_click="ignore",
-    )
-    with st.popover("", icon=":material/upload_file:", help="Open a recipe", key="open-recipe"):
-        st.file_uploader(
-            "A recipe of this model",
-            "json",
-            key=state.upload_key(),
-            on_change=state.uploading(lambda content: _open(model, content)),
+    with st.container(horizontal=True):
+        st.download_button(
+            "Save",
+            recipe.to_json(),
+            f"recipe-{recipe.digest}.json",
+            "application/json",
+            key="save-recipe",
+            icon=":material/download:",
+            help="A small JSON file; the command line takes it with --recipe",
+            on_click="ignore",
         )
+        with st.popover("Open", icon=":material/folder_open:"):
+            st.file_uploader(
+                "A recipe of this model",
+                "json",
+                key=state.upload_key(),
+                on_change=state.uploading(lambda content: _open(model, content)),
+            )
 
 
 def _open(model: OnBench, content: bytes) -> None:

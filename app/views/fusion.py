@@ -102,7 +102,7 @@ if hybrid is None or hybrid.fusion is None:
     score_button(bench, "Learn the fusion", ("fine", "coarse", "hybrid"), primary=True)
     st.caption(
         "Trains on the calibration text of the Importance page, with the model's weights frozen. "
-        "On two cores the demo takes a few minutes; you can stop it at any time."
+        "On two cores the demo takes about ten minutes; you can stop it at any time."
     )
 else:
     st.caption(f"Learned in {hybrid.seconds:.0f} s, {len(hybrid.fusion.curve)} steps.")

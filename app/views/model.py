@@ -71,10 +71,16 @@ def draw_anatomy(model: OnBench) -> None:
         "Prunable": percent(prunable),
         "In memory": size(model.dense_bytes),
     }
-    for place, (label, value) in zip(st.columns(len(figures)), figures.items(), strict=True):
+    for place, (label, value) in zip(
+        st.columns(len(figures), gap="small"), figures.items(), strict=True
+    ):
         place.metric(label, value, border=True)
     st.caption(f"Loaded in {model.seconds:.1f} s. {model.memory}")
-    st.dataframe(anatomy_table(anatomy), hide_index=True, width="stretch", height=420)
+    st.dataframe(anatomy_table(anatomy), hide_index=True, width="stretch", height=560)
+    st.caption(
+        "Attention loses whole key/value groups and, between those, one query head in every kept "
+        "group: the sparsities it reaches are listed. An MLP loses any number of channels."
+    )
     if anatomy.refusals:
         st.warning(
             "Some sites cannot be pruned; everything else can:\n\n"
@@ -83,7 +89,7 @@ def draw_anatomy(model: OnBench) -> None:
         )
 
 
-left, right = st.columns([2, 3], gap="large")
+left, right = st.columns([5, 9], gap="medium")
 with left:
     draw_picker()
 with right:

@@ -12,7 +12,6 @@ import streamlit as st
 from app import figures, state
 from app.components.bench import require_model
 from app.components.numbers import numbers_panel
-from app.components.recipe_file import recipe_file
 from app.components.settings import parameter_controls
 from app.components.writing import writing_panel
 from app.engine import ENGINE
@@ -80,7 +79,7 @@ def draw_source(model: OnBench, recipe: Recipe) -> None:
 
 def draw_master(model: OnBench, recipe: Recipe, plan: Plan) -> None:
     """Draw the master slider, the presets, undo and redo."""
-    left, right = st.columns([4, 5], gap="medium", vertical_alignment="bottom")
+    left, right = st.columns([1, 1], gap="medium", vertical_alignment="bottom")
 
     def take_master(percentage: int) -> None:
         shape = state.choice("shape")
@@ -129,7 +128,6 @@ def draw_master(model: OnBench, recipe: Recipe, plan: Plan) -> None:
             on_click=lambda: state.redo(model),
             disabled=not state.can_redo(model),
         )
-        recipe_file(model, recipe)
 
 
 def draw_map(plan: Plan) -> None:

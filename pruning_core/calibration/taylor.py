@@ -23,6 +23,7 @@ from functools import partial
 import torch
 from transformers import PreTrainedModel
 
+from pruning_core.calibration.losses import next_token_loss
 from pruning_core.calibration.reduction import Reduced, reduce_gradient
 from pruning_core.errors import PrunescopeError
 from pruning_core.model.anatomy import Anatomy, Coupling, Part, Site
@@ -94,9 +95,11 @@ def gather_taylor(
             collector.begin(sample)
             ids = window[None].to(model.device)
             with torch.enable_grad():
-                loss = model(input_ids=ids, labels=ids, use_cache=False).loss
-                collector.check("loss", loss.detach())
-                loss.backward()
+                logits = model(input_ids=ids, use_cache=False).logits[0]
+            loss, gradient = next_token_loss(logits.detach(), window)
+            collector.check("loss", torch.tensor(loss))
+            logits.backward(gradient)
+            del logits, gradient
     tick("scoring", len(windows), len(windows))
     return collector.statistics()
 

@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch.nn import functional as F
 from transformers import PreTrainedModel
 
+from pruning_core.calibration.losses import divergence
 from pruning_core.model.anatomy import Anatomy
 from pruning_core.model.forward import decoder_layers, masked, recorded, resumed
 from pruning_core.recipe import SiteKey
@@ -50,22 +50,19 @@ class MaskedDivergence:
         total = 0.0
         for index in windows:
             ids = self._windows[index][None].to(self._model.device)
-            target = self._dense_log_probabilities(index, ids)
+            dense = self._dense_logits(index, ids)
             with torch.enable_grad(), masked(self._model, self._anatomy, leaves):
                 logits = self._model(input_ids=ids, use_cache=False).logits[0]
-                log_probabilities = F.log_softmax(logits.float(), dim=-1)
-                loss = F.kl_div(
-                    log_probabilities, target, reduction="batchmean", log_target=True
-                ) / len(windows)
-                loss.backward()
-            total += float(loss.detach())
+            nats, gradient = divergence(dense, logits.detach())
+            logits.backward(gradient.div_(len(windows)))
+            total += nats / len(windows)
         keys = [key for key in masks if masks[key].requires_grad]
         torch.autograd.backward([masks[key] for key in keys], [leaves[key].grad for key in keys])
         return total
 
     @torch.no_grad()
-    def _dense_log_probabilities(self, index: int, ids: torch.Tensor) -> torch.Tensor:
-        """Return the dense log-probabilities of a window, fp32 [tokens, vocabulary].
+    def _dense_logits(self, index: int, ids: torch.Tensor) -> torch.Tensor:
+        """Return the dense logits of a window, [tokens, vocabulary].
 
         What leaves the last layer is kept from the first time; the head alone runs again, since
         its output is the size of the vocabulary and would fill the memory.
@@ -75,7 +72,6 @@ class MaskedDivergence:
             with recorded(self._layers, [end]) as states:
                 logits = self._model(input_ids=ids, use_cache=False).logits[0]
             self._dense_last[index] = states[end]
-        else:
-            with resumed(self._layers, end, self._dense_last[index]):
-                logits = self._model(input_ids=ids, use_cache=False).logits[0]
-        return F.log_softmax(logits.float(), dim=-1)
+            return logits
+        with resumed(self._layers, end, self._dense_last[index]):
+            return self._model(input_ids=ids, use_cache=False).logits[0]
