@@ -30,9 +30,9 @@ class Preflight:
       ``weights + 12 * largest tensor``: unpacked to float32, copied and rounded, one by one; and
       once more ``weights`` on Metal, which shares its memory with the CPU that unpacks them
     - ``activations = T * (s * sum(rows + columns) + 12 * sum(vector lengths)
-      + (2 s + 12) * vocabulary)`` over the matrices and vectors between embedding and output: what
-      enters and leaves each matrix, the float32 work of the norms, and the logits with their
-      float32 copy, softmax and gradient
+      + 3 s * vocabulary)`` over the matrices and vectors between embedding and output: what
+      enters and leaves each matrix, the float32 work of the norms, and the logits, their gradient
+      and the dense logits that the fusion compares them with
     - ``gradient = (s + 8) * largest matrix between embedding and output``: the gradient, its
       float32 copy and its product with the weight; stacked experts are not scored and have none
     - ``scoring_peak = weights + activations + gradient``
@@ -155,7 +155,7 @@ def _scoring_bytes(model: PreTrainedModel, dtype: torch.dtype, window: int) -> i
     vocabulary = int(model.config.get_text_config().vocab_size)
 
     size = dtype.itemsize
-    activations = window * (size * widths + 12 * vectors + (2 * size + 12) * vocabulary)
+    activations = window * (size * widths + 12 * vectors + 3 * size * vocabulary)
     scored = (matrix.numel() for matrix in matrices if matrix.dim() == 2)
     gradient = (size + 8) * max(scored, default=0)
     return activations + gradient
