@@ -85,6 +85,7 @@ class _Bench:
         self.bench: Workbench = Workbench(loaded.model)
         self.maps: _Recent[Scoring, ImportanceMap] = _Recent(KEPT_MAPS)
         self.evidence: _Recent[Calibration, Evidence] = _Recent(KEPT_EVIDENCE)
+        self.closeups: _Recent[tuple[Calibration, str], torch.Tensor] = _Recent(1)
         self.probes: _Recent[Protocol, _Probe] = _Recent(1)
         self.dense: _Recent[Protocol, Side] = _Recent(8)
         self.dense_answers: _Recent[tuple[str, int], Generated] = _Recent(32)
@@ -201,6 +202,29 @@ class Engine:
         names = ", ".join(scoring.estimator for scoring in scorings)
         key = (fingerprint, scorings)
         return self.jobs.submit(owner, "score", f"Scoring {names}", work, key=key)
+
+    def closeup(
+        self, fingerprint: str, calibration: Calibration, tensor: str
+    ) -> torch.Tensor | None:
+        """Return the score of every weight of a matrix, if it is the last one looked at."""
+        current = self._current
+        if current is None or current.seen.fingerprint != fingerprint:
+            return None
+        return current.closeups.get((calibration, tensor))
+
+    def look_closer(
+        self, owner: str, fingerprint: str, calibration: Calibration, tensor: str
+    ) -> Job[None]:
+        """Score every weight of one matrix."""
+
+        def work(tick: Tick, _publish: Publish) -> None:
+            current = self._on_bench(fingerprint)
+            with current.bench.applied(None):
+                evidence = self._evidence(current, calibration, tick)
+                current.closeups.put((calibration, tensor), evidence.closeup(tensor))
+
+        key = (fingerprint, calibration, tensor)
+        return self.jobs.submit(owner, "closeup", f"Looking into {tensor}", work, key=key)
 
     def plan(self, recipe: Recipe) -> Plan | None:
         """Resolve a recipe at once; None while its importance map has not been made."""

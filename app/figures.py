@@ -215,6 +215,33 @@ def tiles(values: Matrix, *, shape: tuple[int, int], height: int = 300) -> go.Fi
     return _layout(figure, height, x=f"inputs ({shape[1]})", y=f"outputs ({shape[0]})")
 
 
+def closeup(values: Matrix, mean: float, *, top: int, left: int, height: int = 460) -> go.Figure:
+    """Draw single weights of a matrix, as multiples of the matrix's mean.
+
+    Args:
+        values: the cut-out, [rows, columns].
+        mean: of the whole matrix.
+        top, left: where the cut-out begins.
+    """
+    logs = _logs(values / (mean or 1.0))
+    limit = _limit([logs])
+    figure = go.Figure(
+        go.Heatmap(
+            z=logs.clip(-limit, limit),
+            x0=left,
+            y0=top,
+            zmin=-limit,
+            zmax=limit,
+            colorscale=palette.IMPORTANCE,
+            colorbar=_bar(limit),
+            hovertemplate="output %{y}, input %{x}<extra></extra>",
+        )
+    )
+    figure.update_yaxes(autorange="reversed", showgrid=False)
+    figure.update_xaxes(showgrid=False)
+    return _layout(figure, height, x="input", y="output")
+
+
 def agreement(
     layers: Sequence[int], lines: Sequence[tuple[str, Sequence[float], str]]
 ) -> go.Figure:

@@ -8,6 +8,7 @@ import streamlit as st
 
 from app import figures, palette, state
 from app.components.bench import find_map, require_model, score_button
+from app.components.closeup import draw_closeup
 from app.components.settings import calibration_controls
 from app.results import OnBench
 from pruning_core.importance import ImportanceMap
@@ -142,6 +143,7 @@ def draw_matrices(model: OnBench, maps: dict[str, ImportanceMap]) -> None:
             )
     rows, columns = maps["fine"].tiles[names[short]].mean.shape
     st.caption(f"{names[short]}, reduced to {rows} × {columns} tiles; multiples of its mean.")
+    draw_closeup(model, names[short])
 
 
 def _lane(kind: SiteKind) -> str:

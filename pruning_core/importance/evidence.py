@@ -14,6 +14,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pruning_core.calibration import Split, calibration_windows, load_text
+from pruning_core.calibration.closeup import weight_scores
 from pruning_core.calibration.taylor import TaylorStatistics, gather_taylor
 from pruning_core.importance.masking import MaskedDivergence
 from pruning_core.model.anatomy import Anatomy, Coupling
@@ -78,6 +79,15 @@ class Evidence:
         drawn = self._draw_windows(windows, self.tick)
         demand_scoring(self._model, drawn.shape[-1])
         return MaskedDivergence(self._model, self.anatomy, drawn)
+
+    def closeup(self, tensor: str) -> torch.Tensor:
+        """Return the fine-grained score of every weight of one matrix, fp32 [out, in].
+
+        Raises:
+            PrunescopeError: there is no memory for its gradient.
+        """
+        demand_scoring(self._model, self.windows.shape[-1])
+        return weight_scores(self._model, tensor, self.windows, self.tick)
 
     def weight(self, coupling: Coupling) -> torch.Tensor:
         """Return the dense tensor of a coupling, where it is and in its own dtype."""

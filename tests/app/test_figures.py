@@ -64,5 +64,11 @@ def test_figures_stay_small() -> None:
     assert len(figure.to_json()) < 450_000
 
 
+def test_a_closeup_says_where_it_is() -> None:
+    heat = figures.closeup(np.ones((4, 6), np.float32), 2.0, top=32, left=64).data[0]
+    assert (heat.x0, heat.y0) == (64, 32)
+    assert np.allclose(heat.z, np.log10(0.5).clip(-heat.zmax))
+
+
 def test_the_curve_of_one_step_is_drawn() -> None:
     assert json.loads(figures.curve([0.5]).to_json())["data"][1]["y"]

@@ -11,7 +11,7 @@ from streamlit.testing.v1 import AppTest
 from app import words
 from app.engine import ENGINE
 from app.results import OnBench
-from pruning_core.recipe import SiteKey, SiteKind
+from pruning_core.recipe import Scoring, SiteKey, SiteKind
 from tests.app.conftest import CALIBRATION
 
 MAIN = Path(__file__).parents[2] / "app" / "main.py"
@@ -77,6 +77,13 @@ def test_without_a_model_pages_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in PAGES[1:]:
         open_page(at, name)
         assert "no model on the bench" in at.info[0].value
+
+
+def model_shape(model: OnBench, tensor: str) -> tuple[int, int]:
+    scoring = Scoring("fine", (), CALIBRATION)
+    scores = ENGINE.map(model.fingerprint, scoring)
+    assert scores is not None
+    return scores.tiles[tensor].shape
 
 
 def perplexity(at: AppTest) -> float:
@@ -205,6 +212,18 @@ def test_a_failed_job_is_a_sentence_and_the_page_goes_on(at: AppTest, tmp_path: 
     settle(at)
     assert any("config.json" in error.value for error in at.error)
     assert ENGINE.model is not None
+
+
+def test_one_matrix_opens_down_to_single_weights(at: AppTest, model: OnBench) -> None:
+    open_page(at, "importance")
+    next(b for b in at.button if b.label == "Zoom to single weights").click().run()
+    settle(at)
+    (top,) = [n for n in at.number_input if n.label.startswith("First output, of")]
+    tensor = top.key.removeprefix("top-")
+    scores = ENGINE.closeup(model.fingerprint, CALIBRATION, tensor)
+    assert scores is not None
+    assert scores.shape == model_shape(model, tensor)
+    assert "single weights by the fine-grained score" in " ".join(c.value for c in at.caption)
 
 
 def test_learning_the_fusion_shows_its_curve(at: AppTest) -> None:
