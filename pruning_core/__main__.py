@@ -7,12 +7,13 @@
     python -m pruning_core methods
 
 Exit codes: 0 done, 2 bad input or memory that ran out (one sentence on stderr says what, why and
-what to do), 130 stopped.
+what to do), 130 stopped, 141 nobody reads what it prints.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -42,6 +43,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         _demand_places(options)
         options.command(options)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read our output (head, less) has seen enough; Python would fail again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except PrunescopeError as error:
         print(f"prunescope: {error}", file=sys.stderr)
         return 2

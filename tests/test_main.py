@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -761,3 +763,18 @@ def test_stopping_is_no_error_of_ours(
     assert code == 130
     assert "stopped" in err
     assert "Traceback" not in err
+
+
+def test_a_reader_that_has_seen_enough_is_no_error_of_ours() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as closed:
+        done = subprocess.run(
+            [sys.executable, "-m", "pruning_core", "methods"],
+            stdout=closed,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 141
+    assert not done.stderr

@@ -14,6 +14,7 @@ import torch
 from transformers import PreTrainedModel
 
 from pruning_core.errors import PrunescopeError
+from pruning_core.model.anatomy import read_anatomy
 from pruning_core.model.configuration import read_config, skeleton
 from pruning_core.model.reference import ModelRef, Source
 from pruning_core.progress import Tick, silent
@@ -96,12 +97,13 @@ def preflight(
     """Return what the model at `ref` needs. From the hub only its configuration is fetched.
 
     Raises:
-        PrunescopeError: the model's config can't be had or used.
+        PrunescopeError: the model's config can't be had or used, or nothing of it can be pruned.
         Cancelled: by `tick`.
     """
     ref = ModelRef.parse(ref) if isinstance(ref, str) else ref
     config, _ = read_config(ref, trust_remote_code=trust_remote_code, tick=tick)
     model = skeleton(config, dtype, trust_remote_code=trust_remote_code)
+    read_anatomy(model)
     return of_skeleton(model, device, dtype, window, unpacks=ref.source is Source.GGUF)
 
 

@@ -56,6 +56,12 @@ def test_a_gguf_has_the_parameters_of_its_model(tmp_path: Path) -> None:
     assert check.parameters == model.num_parameters()
 
 
+def test_what_can_not_be_pruned_is_said_before_memory_is(tmp_path: Path) -> None:
+    AutoConfig.for_model("gpt2", architectures=["GPT2LMHeadModel"]).save_pretrained(tmp_path)
+    with pytest.raises(PrunescopeError, match="'gpt2' are not supported"):
+        preflight(str(tmp_path), CPU, torch.bfloat16)
+
+
 @pytest.mark.parametrize(
     ("device", "copies", "unpacking"), [("cpu", 1, 12), ("mps", 2, 12), ("cuda", 1, 4)]
 )
