@@ -244,6 +244,7 @@ def _methods(options: argparse.Namespace) -> None:
     from pruning_core.calibration import CORPORA
     from pruning_core.evaluation.protocol import PROTOCOLS
     from pruning_core.importance.registry import estimators
+    from pruning_core.recipe import PatternKind
     from pruning_core.runs import as_json
 
     report = {
@@ -252,6 +253,7 @@ def _methods(options: argparse.Namespace) -> None:
                 "title": e.title,
                 "grain": e.grain,
                 "needs": e.needs,
+                "patterns": [kind for kind in PatternKind if e.follows(kind)],
                 "summary": e.summary,
                 "formula": e.formula,
                 "source": e.source,

@@ -21,7 +21,7 @@ from pruning_core.calibration import (
 from pruning_core.evaluation.perplexity import measure_windows
 from pruning_core.evaluation.protocol import Protocol
 from pruning_core.importance.evidence import Evidence, evidence_for
-from pruning_core.importance.registry import Needs, estimator
+from pruning_core.importance.registry import estimator
 from pruning_core.importance.scoring import score
 from pruning_core.model.loading import LoadedModel
 from pruning_core.planning.plan import Plan, check_recipe, dense_cost, make_plan
@@ -114,7 +114,7 @@ def guard_recipes(
     corpora = {
         recipe.scoring.calibration.corpus
         for recipe in recipes
-        if estimator(recipe.scoring.estimator).needs in (Needs.GRADIENTS, Needs.TRAINING)
+        if estimator(recipe.scoring.estimator).needs.text
     }
     texts = [read(corpus, Split.CALIBRATION, tick) for corpus in sorted(corpora)]
     return any(guard(text, measured, allow=allow) for text in texts)

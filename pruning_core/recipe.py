@@ -7,6 +7,9 @@ Words of this project, used everywhere with these meanings and no others:
 * *site*: a prunable place of a layer, its ``attention`` or its ``mlp``.
 * *unit*: what structured pruning removes at a site: an MLP channel, or a key/value head with the
   query heads that share it.
+* *pattern*: what leaves a site: whole units (``structured``, tensors shrink), single weights
+  (``unstructured``, they become zero), or n of every m weights (such as ``2:4``, the same).
+* *repair*: what is done for the units that stay, so that they stand in for those that left.
 * *locked* site: one that masters, presets and solvers leave at the sparsity it has.
 
 A recipe says how importance is estimated (`Scoring`) and how much leaves each site. Which units
@@ -37,10 +40,63 @@ class SiteKind(StrEnum):
     MLP = "mlp"
 
 
-class Pattern(StrEnum):
-    """What leaves: whole units, so that the tensors shrink."""
+class PatternKind(StrEnum):
+    """What leaves: whole units, single weights, or some of every few weights."""
 
     STRUCTURED = "structured"
+    UNSTRUCTURED = "unstructured"
+    N_OF_M = "n:m"
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """What leaves a site; prints as ``structured``, ``unstructured`` or ``2:4``.
+
+    Attributes:
+        kind: of the pattern.
+        n, m: of every `m` consecutive weights `n` become zero; 0 for the other kinds.
+    """
+
+    kind: PatternKind
+    n: int = 0
+    m: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.n}:{self.m}" if self.kind is PatternKind.N_OF_M else str(self.kind)
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read what `str` printed.
+
+        Raises:
+            PrunescopeError: if it is no pattern.
+        """
+        n, colon, m = text.partition(":")
+        if colon and n.isdecimal() and m.isdecimal() and 0 < int(n) < int(m) <= LONGEST_BLOCK:
+            return cls(PatternKind.N_OF_M, int(n), int(m))
+        if text not in (PatternKind.STRUCTURED, PatternKind.UNSTRUCTURED):
+            raise PrunescopeError(
+                f"{text!r} is not a pattern: write 'structured', 'unstructured', or how many of "
+                f"how many weights become zero, such as '2:4' (at most of {LONGEST_BLOCK})."
+            )
+        return cls(PatternKind(text))
+
+
+LONGEST_BLOCK = 1024
+"""The largest m of an n:m pattern."""
+
+STRUCTURED = Pattern(PatternKind.STRUCTURED)
+
+
+class Repair(StrEnum):
+    """What is done for the units that stay.
+
+    BIAS: what the removed units contributed on average is added to the output projection's bias
+    (FLAP); needs an estimator that gathers those averages.
+    """
+
+    NONE = "none"
+    BIAS = "bias"
 
 
 class SiteKey(NamedTuple):
@@ -170,6 +226,7 @@ class Recipe:
         sparsity: (site, sparsity) pairs in layer order; a site that is not named keeps everything.
         locks: sites that masters, presets and solvers must not touch.
         pattern: what kind of thing leaves.
+        repair: what is done for what stays.
     """
 
     model: str
@@ -177,7 +234,8 @@ class Recipe:
     scoring: Scoring = field(default_factory=Scoring)
     sparsity: tuple[tuple[SiteKey, float], ...] = ()
     locks: frozenset[SiteKey] = frozenset()
-    pattern: Pattern = Pattern.STRUCTURED
+    pattern: Pattern = STRUCTURED
+    repair: Repair = Repair.NONE
 
     def __post_init__(self) -> None:
         for site, value in self.sparsity:
@@ -211,6 +269,7 @@ class Recipe:
             "fingerprint": self.fingerprint,
             "scoring": self.scoring.as_dict(),
             "pattern": str(self.pattern),
+            "repair": str(self.repair),
             "sparsity": by_layer,
             "locks": [str(site) for site in sorted(self.locks)],
         }
@@ -259,16 +318,17 @@ class Recipe:
         locks = table.get("locks", [])
         if not isinstance(locks, list):
             raise PrunescopeError(f"The recipe's locks must be a list of sites, not {locks!r}.")
-        pattern = table.get("pattern", Pattern.STRUCTURED)
-        if pattern not in set(Pattern):
-            raise unknown_name("pattern", str(pattern), Pattern)
+        repair = table.get("repair", Repair.NONE)
+        if repair not in set(Repair):
+            raise unknown_name("repair", str(repair), Repair)
         return cls(
             model=_text(table, "model"),
             fingerprint=_text(table, "fingerprint"),
             scoring=Scoring.from_dict(table.get("scoring")),
             sparsity=tuple(sorted(sparsity)),
             locks=frozenset(SiteKey.parse(str(text)) for text in locks),
-            pattern=Pattern(pattern),
+            pattern=Pattern.parse(str(table.get("pattern", STRUCTURED))),
+            repair=Repair(repair),
         )
 
 

@@ -575,7 +575,7 @@ def recipe_of(folder: Path, **changes: object) -> dict[str, Any]:
         ({"sparsity": [0.5]}, "must be a JSON object"),
         ({"sparsiti": {}}, "Did you mean 'sparsity'?"),
         ({"format": "prunescope-recipe/9"}, "this version reads 'prunescope-recipe/1'"),
-        ({"pattern": "2:4"}, "Unknown pattern '2:4'"),
+        ({"pattern": "2:4"}, "cannot choose what leaves under the pattern '2:4'"),
         ({"locks": 3}, "locks"),
         ({"locks": ["here"]}, "'here' is not a site"),
         ({"model": ""}, "lacks its 'model'"),

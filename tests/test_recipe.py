@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pruning_core.errors import PrunescopeError
-from pruning_core.recipe import Calibration, Recipe, Scoring, SiteKey, SiteKind
+from pruning_core.recipe import Calibration, Pattern, Recipe, Repair, Scoring, SiteKey, SiteKind
 
 SITE = SiteKey(4, SiteKind.MLP)
 
@@ -22,9 +22,20 @@ def recipe(**changes: object) -> Recipe:
 sites = st.builds(SiteKey, st.integers(0, 200), st.sampled_from(SiteKind))
 
 
-@given(st.dictionaries(sites, st.floats(0, 1)), st.frozensets(sites))
-def test_json_round_trip(sparsity: dict[SiteKey, float], locks: frozenset[SiteKey]) -> None:
-    before = Recipe("org/name@main", "abc", locks=locks).with_sparsity(sparsity)
+patterns = st.sampled_from(["structured", "unstructured", "2:4", "1:16"]).map(Pattern.parse)
+
+
+@given(
+    st.dictionaries(sites, st.floats(0, 1)),
+    st.frozensets(sites),
+    patterns,
+    st.sampled_from(Repair),
+)
+def test_json_round_trip(
+    sparsity: dict[SiteKey, float], locks: frozenset[SiteKey], pattern: Pattern, repair: Repair
+) -> None:
+    before = Recipe("org/name@main", "abc", locks=locks, pattern=pattern, repair=repair)
+    before = before.with_sparsity(sparsity)
     after = Recipe.from_json(before.to_json())
     assert after == before
     assert after.digest == before.digest
@@ -39,8 +50,12 @@ def test_digest_answers_to_every_field() -> None:
         recipe(scoring=Scoring("fine", calibration=Calibration(seed=1))).digest,
         recipe(sparsity=((SITE, 0.26),)).digest,
         dataclasses.replace(recipe(), locks=frozenset()).digest,
+        recipe(pattern=Pattern.parse("unstructured")).digest,
+        recipe(pattern=Pattern.parse("2:4")).digest,
+        recipe(pattern=Pattern.parse("4:8")).digest,
+        recipe(repair=Repair.BIAS).digest,
     }
-    assert len(digests) == 7
+    assert len(digests) == 11
 
 
 def test_with_sparsity_keeps_others_and_drops_zeros() -> None:
@@ -72,7 +87,7 @@ def test_bad_sparsity_is_refused(value: object) -> None:
         ({"sparsity": [0.1]}, "JSON object"),
         ({"scoring": {"estimator": "fine", "calibration": {"windows": 0}}}, "windows"),
         ({"scoring": {"estimator": "fine", "calibration": {"lenght": 8}}}, "Did you mean 'length'"),
-        ({"pattern": "2:4"}, "pattern"),
+        ({"pattern": "blocks"}, "pattern"),
         ({"model": ""}, "model"),
         ({"locks": ["4.nose"]}, "not a site"),
     ],
@@ -86,3 +101,11 @@ def test_bad_fields_are_named(change: dict[str, object], says: str) -> None:
 def test_not_a_recipe(text: str) -> None:
     with pytest.raises(PrunescopeError):
         Recipe.from_json(text)
+
+
+@pytest.mark.parametrize("text", ["2:2", "3:2", "0:4", "2:", ":4", "-1:4", "2:4:8", "dense", ""])
+def test_what_is_no_pattern_is_refused(text: str) -> None:
+    with pytest.raises(PrunescopeError, match="is not a pattern"):
+        Pattern.parse(text)
+    with pytest.raises(PrunescopeError, match="is not a pattern"):
+        Recipe.from_dict({**recipe().as_dict(), "pattern": text})

@@ -86,6 +86,9 @@ class ImportanceMap:
         sites: scores of every prunable site.
         tiles: reduced maps of weights by tensor name, for estimators that look at single weights.
         fusion: how a learned fusion came to its scores.
+        layers: fp32 [layers], what each layer as a whole is worth, for estimators that say so.
+        means: fp32 [input columns of the output projection] by site: the mean of what enters it,
+            for estimators that gather it; bias repair is made of these.
         seconds: time it took.
     """
 
@@ -94,4 +97,6 @@ class ImportanceMap:
     sites: Mapping[SiteKey, SiteScores]
     tiles: Mapping[str, Tiles] = field(default_factory=dict)
     fusion: Fusion | None = None
+    layers: torch.Tensor | None = None
+    means: Mapping[SiteKey, torch.Tensor] = field(default_factory=dict)
     seconds: float = 0.0

@@ -14,9 +14,12 @@ from typing import TYPE_CHECKING
 
 from pruning_core.errors import PrunescopeError, unknown_name
 from pruning_core.importance.map import Fusion, SiteScores, Tiles
-from pruning_core.recipe import Scalar, SiteKey
+from pruning_core.importance.weights import WeightMethod
+from pruning_core.recipe import PatternKind, Scalar, SiteKey
 
 if TYPE_CHECKING:
+    import torch
+
     from pruning_core.importance.evidence import Evidence
 
 
@@ -24,26 +27,34 @@ class Grain(StrEnum):
     """At which grain an estimator looks.
 
     FINE: weight by weight, summed over a unit. COARSE: a unit as a whole. HYBRID: a fusion of both.
-    BASELINE: something to be better than.
+    LAYER: a layer as a whole. BASELINE: something to be better than.
     """
 
+    HYBRID = "hybrid"
     FINE = "fine"
     COARSE = "coarse"
-    HYBRID = "hybrid"
+    LAYER = "layer"
     BASELINE = "baseline"
 
 
 class Needs(StrEnum):
     """The dearest thing an estimator asks for.
 
-    NOTHING: shapes only. WEIGHTS: the dense weights. GRADIENTS: a backward pass over the
-    calibration text. TRAINING: gradients, and forward and backward passes of the masked model.
+    NOTHING: shapes only. WEIGHTS: the dense weights. ACTIVATIONS: a forward pass over the
+    calibration text. GRADIENTS: a backward pass too. TRAINING: gradients, and forward and backward
+    passes of the masked model.
     """
 
     NOTHING = "nothing"
     WEIGHTS = "weights"
+    ACTIVATIONS = "activations"
     GRADIENTS = "gradients"
     TRAINING = "training"
+
+    @property
+    def text(self) -> bool:
+        """Whether the calibration text is looked at."""
+        return self not in (Needs.NOTHING, Needs.WEIGHTS)
 
 
 @dataclass(frozen=True)
@@ -100,6 +111,8 @@ class Scored:
     sites: Mapping[SiteKey, SiteScores]
     tiles: Mapping[str, Tiles] = field(default_factory=dict)
     fusion: Fusion | None = None
+    layers: torch.Tensor | None = None
+    means: Mapping[SiteKey, torch.Tensor] = field(default_factory=dict)
 
 
 Settings = Mapping[str, Scalar]
@@ -107,7 +120,7 @@ Settings = Mapping[str, Scalar]
 
 @dataclass(frozen=True)
 class Estimator:
-    """A method that scores importance.
+    """A method that scores importance: of units, of single weights, or of both.
 
     Attributes:
         name: as in recipes and on the command line.
@@ -117,7 +130,9 @@ class Estimator:
         summary: what it does, one sentence.
         formula: the score, in plain text.
         source: paper, section and equation, or that it is a reconstruction.
-        score: evidence and settings in, scores out; writes nothing.
+        score: evidence and settings in, scores of units out; writes nothing. None if it has no
+            word on units.
+        weights: how it prunes single weights; None if it does not.
         parameters: its settings.
     """
 
@@ -128,8 +143,13 @@ class Estimator:
     summary: str
     formula: str
     source: str
-    score: Callable[[Evidence, Settings], Scored]
+    score: Callable[[Evidence, Settings], Scored] | None = None
+    weights: WeightMethod | None = None
     parameters: tuple[Parameter, ...] = ()
+
+    def follows(self, kind: PatternKind) -> bool:
+        """Whether it can choose what leaves under a pattern."""
+        return (self.score if kind is PatternKind.STRUCTURED else self.weights) is not None
 
     def settings(self, given: Mapping[str, object]) -> dict[str, Scalar]:
         """Return every parameter's value, the default where none was given.
@@ -155,6 +175,15 @@ class Estimator:
         return tuple(sorted((n, v) for n, v in values.items() if v != defaults[n]))
 
 
+PREFIX = Parameter(
+    "prefix",
+    "pruned",
+    "What feeds a layer while its weights are chosen: the layers below it already pruned, as the "
+    "authors do, or still dense.",
+    choices=("pruned", "dense"),
+)
+"""The parameter of weight-level methods that look at activations, layer by layer."""
+
 _ESTIMATORS: dict[str, Estimator] = {}
 
 
@@ -166,10 +195,11 @@ def register(estimator: Estimator) -> Estimator:
     return estimator
 
 
-def estimators() -> tuple[Estimator, ...]:
-    """Return every estimator: hybrids first, then fine, coarse, baselines; by name within."""
-    order = [Grain.HYBRID, Grain.FINE, Grain.COARSE, Grain.BASELINE]
-    return tuple(sorted(_ESTIMATORS.values(), key=lambda e: (order.index(e.grain), e.name)))
+def estimators(kind: PatternKind | None = None) -> tuple[Estimator, ...]:
+    """Return the estimators that follow a kind of pattern, or all: by grain, and by name within."""
+    found = (e for e in _ESTIMATORS.values() if kind is None or e.follows(kind))
+    order = list(Grain)
+    return tuple(sorted(found, key=lambda e: (order.index(e.grain), e.name)))
 
 
 def estimator(name: str) -> Estimator:

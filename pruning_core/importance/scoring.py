@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from pruning_core.errors import PrunescopeError
 from pruning_core.importance.evidence import Evidence
 from pruning_core.importance.map import ImportanceMap
 from pruning_core.importance.registry import estimator
@@ -14,11 +15,16 @@ def score(scoring: Scoring, evidence: Evidence, fingerprint: str) -> ImportanceM
     """Run a scoring's estimator on evidence that was gathered for its calibration.
 
     Raises:
-        PrunescopeError: for an unknown estimator or parameter.
+        PrunescopeError: for an unknown estimator or parameter, or one that scores no units.
         Cancelled: by the evidence's tick.
     """
     started = time.perf_counter()
     method = estimator(scoring.estimator)
+    if method.score is None:
+        raise PrunescopeError(
+            f"{method.title} scores single weights, not units: choose the pattern 'unstructured' "
+            "or one such as '2:4', or another estimator."
+        )
     scored = method.score(evidence, method.settings(dict(scoring.params)))
     return ImportanceMap(
         fingerprint=fingerprint,
@@ -26,5 +32,7 @@ def score(scoring: Scoring, evidence: Evidence, fingerprint: str) -> ImportanceM
         sites=scored.sites,
         tiles=scored.tiles,
         fusion=scored.fusion,
+        layers=scored.layers,
+        means=scored.means,
         seconds=time.perf_counter() - started,
     )

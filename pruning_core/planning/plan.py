@@ -15,6 +15,7 @@ import torch
 
 from pruning_core.errors import PrunescopeError
 from pruning_core.importance.map import ImportanceMap
+from pruning_core.importance.registry import estimator, estimators
 from pruning_core.model.anatomy import Anatomy, Part, Site, Width
 from pruning_core.planning.selection import select
 from pruning_core.recipe import Recipe, SiteKey, SiteKind
@@ -149,14 +150,21 @@ def check_recipe(recipe: Recipe, fingerprint: str, anatomy: Anatomy) -> None:
         fingerprint: of the model's weights.
 
     Raises:
-        PrunescopeError: if the recipe is for another model, or names a site that the model does
-            not have or that cannot be pruned.
+        PrunescopeError: if the recipe is for another model, names a site that the model does not
+            have or that cannot be pruned, or an estimator that cannot follow its pattern.
     """
     if recipe.fingerprint != fingerprint:
         raise PrunescopeError(
             f"The recipe is for another model ({recipe.model}, weights {recipe.fingerprint}); the "
             f"loaded weights are {fingerprint}. Load that model, or make a recipe for this "
             "one."
+        )
+    method = estimator(recipe.scoring.estimator)
+    if not method.follows(recipe.pattern.kind):
+        able = ", ".join(other.name for other in estimators(recipe.pattern.kind))
+        raise PrunescopeError(
+            f"{method.title} cannot choose what leaves under the pattern '{recipe.pattern}'. "
+            + (f"Estimators that can: {able}." if able else "No estimator can yet.")
         )
     refused = {refusal.key: refusal.reason for refusal in anatomy.refusals}
     for key, sparsity in recipe.sparsity:
