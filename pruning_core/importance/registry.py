@@ -184,6 +184,15 @@ PREFIX = Parameter(
 )
 """The parameter of weight-level methods that look at activations, layer by layer."""
 
+THRESHOLD = Parameter(
+    "threshold",
+    "exact",
+    "Exactly as many weights as asked, or inclusive as the authors' code does it: all scores up to "
+    "and including the one at the cut, which is one weight more.",
+    choices=("exact", "inclusive"),
+)
+"""The parameter of weight-level methods that rank many rows by one threshold."""
+
 _ESTIMATORS: dict[str, Estimator] = {}
 
 

@@ -146,14 +146,21 @@ def lowest_of_columns(scores: torch.Tensor, cut: Cut) -> torch.Tensor:
     return lowest_of_rows(scores.T, cut).T
 
 
-def lowest_of_matrix(scores: torch.Tensor, cut: Cut) -> torch.Tensor:
+def lowest_of_matrix(scores: torch.Tensor, cut: Cut, *, inclusive: bool = False) -> torch.Tensor:
     """Return the mask of the lowest scores of the whole matrix, ``int(numel * sparsity)`` of them.
 
     For n:m as `lowest_of_rows`: there the rows compete in runs anyway.
+
+    Args:
+        inclusive: as the code of Wanda, SparseGPT and RIA has it, every score up to and including
+            the one at that place leaves: one more, and all that equal it.
     """
     if cut.m:
         return lowest_of_rows(scores, cut)
-    return _lowest(scores.reshape(1, -1), int(scores.numel() * cut.sparsity)).view_as(scores)
+    count = int(scores.numel() * cut.sparsity)
+    if inclusive and count < scores.numel():
+        return scores <= scores.flatten().kthvalue(count + 1).values
+    return _lowest(scores.reshape(1, -1), count).view_as(scores)
 
 
 def _lowest(scores: torch.Tensor, count: int) -> torch.Tensor:

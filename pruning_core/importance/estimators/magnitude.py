@@ -1,9 +1,11 @@
-"""Magnitude: the norm of a unit's weights. No text, no gradients.
+"""Magnitude: the norm of a unit's weights, or the size of single weights. No text, no gradients.
 
-    M = (sum_k |w_k|^p)^(1/p),   mean over the units = 1
+    units      M = (sum_k |w_k|^p)^(1/p),   mean over the units = 1
+    weights    |w|, the whole matrix against one threshold; for n:m runs of m inputs
 
-Source: the L1 and L2 baselines of LLM-Pruner (arXiv 2305.11627, section 4.1). Assumes that what is
-small is unimportant; on language models, whose activations have outliers, that fails early.
+Source: the L1 and L2 baselines of LLM-Pruner (arXiv 2305.11627, section 4.1); the magnitude
+baseline of Wanda (arXiv 2306.11695, section 4). Assumes that what is small is unimportant; on
+language models, whose activations have outliers, that fails early.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import torch
 from pruning_core.importance.evidence import Evidence
 from pruning_core.importance.map import SiteScores
 from pruning_core.importance.registry import (
+    THRESHOLD,
     Estimator,
     Grain,
     Needs,
@@ -20,6 +23,14 @@ from pruning_core.importance.registry import (
     Scored,
     Settings,
     register,
+)
+from pruning_core.importance.weights import (
+    Cut,
+    Matrix,
+    Thinned,
+    WeightMethod,
+    lowest_of_matrix,
+    thinned,
 )
 from pruning_core.model.anatomy import Part, Site
 from pruning_core.recipe import SiteKind
@@ -55,16 +66,26 @@ def _norm(sums: torch.Tensor, power: int) -> torch.Tensor:
     return norms / mean if mean > 0 else torch.ones_like(norms)
 
 
+def thin(matrix: Matrix, cut: Cut, settings: Settings) -> Thinned:
+    """Return the matrix without its smallest weights."""
+    inclusive = settings["threshold"] == "inclusive"
+    return thinned(matrix.weight, lowest_of_matrix(matrix.weight.abs(), cut, inclusive=inclusive))
+
+
 register(
     Estimator(
         name="magnitude",
         title="Magnitude",
         grain=Grain.BASELINE,
         needs=Needs.WEIGHTS,
-        summary="The norm of a unit's weights; looks at no text.",
+        summary="The norm of a unit's weights, or the size of a weight; looks at no text.",
         formula="(sum_k |w|^p)^(1/p)",
         source="LLM-Pruner, arXiv 2305.11627, section 4.1 (L1 and L2 baselines)",
         score=score,
-        parameters=(Parameter("norm", "l2", "Which norm of the weights.", choices=("l1", "l2")),),
+        weights=WeightMethod(thin),
+        parameters=(
+            Parameter("norm", "l2", "Which norm of a unit's weights.", choices=("l1", "l2")),
+            THRESHOLD,
+        ),
     )
 )
