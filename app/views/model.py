@@ -16,7 +16,7 @@ from pruning_core.jobs import Job
 
 SOURCES = {
     "Demo": ("demo", ""),
-    "Hugging Face hub": ("", "org/name, or org/name@revision"),
+    "Hub": ("", "Hugging Face: org/name, or org/name@revision"),
     "Folder": ("", "path of a folder with config.json and safetensors"),
     "GGUF": ("", "path of a .gguf file"),
 }
