@@ -1,11 +1,11 @@
 """Prunescope's core: load a language model, score importance, plan, prune, measure.
 
-    from pruning_core import Recipe, Scoring, load, prune, protocol, read_anatomy, uniform
+    import pruning_core as pc
 
-    model = load("demo")
-    sparsity = uniform(read_anatomy(model.model), 0.2)
-    recipe = Recipe("demo", model.fingerprint, Scoring("fine")).with_sparsity(sparsity)
-    run = prune(model, recipe, protocol("embedded"))
+    model = pc.load("demo")
+    sparsity = pc.uniform(pc.unit_places(pc.read_anatomy(model.model)), 0.2)
+    recipe = pc.Recipe("demo", model.fingerprint, pc.Scoring("fine")).with_sparsity(sparsity)
+    run = pc.prune(model, recipe, pc.protocol("embedded"))
     print(run.dense_quality.perplexity, run.entries[0].quality.perplexity)
 
 The rooms, in the order in which the data walks through them; each imports only those before it:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pruning_core.model.anatomy import read_anatomy
     from pruning_core.model.loading import load
     from pruning_core.pipeline import prune
-    from pruning_core.planning.allocation import protect_ends, uniform
+    from pruning_core.planning.allocation import protect_ends, uniform, unit_places
     from pruning_core.recipe import Calibration, Recipe, Scoring
     from pruning_core.surgery.workbench import Workbench
 
@@ -44,6 +44,7 @@ __all__ = [
     "prune",
     "read_anatomy",
     "uniform",
+    "unit_places",
 ]
 
 _HOMES = {
@@ -57,6 +58,7 @@ _HOMES = {
     "prune": "pipeline",
     "read_anatomy": "model.anatomy",
     "uniform": "planning.allocation",
+    "unit_places": "planning.allocation",
 }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TypeAlias
@@ -21,12 +21,15 @@ from pruning_core.calibration import (
 from pruning_core.evaluation.perplexity import measure_windows
 from pruning_core.evaluation.protocol import Protocol
 from pruning_core.importance.evidence import Evidence, evidence_for
+from pruning_core.importance.map import ImportanceMap
 from pruning_core.importance.registry import estimator
 from pruning_core.importance.scoring import score
 from pruning_core.model.loading import LoadedModel
+from pruning_core.peak import peak_memory, restart_peak
 from pruning_core.planning.plan import Plan, check_recipe, dense_cost, make_plan
+from pruning_core.planning.thinning import thin
 from pruning_core.progress import Tick, silent
-from pruning_core.recipe import Calibration, Recipe, Scoring
+from pruning_core.recipe import Calibration, PatternKind, Recipe, Scoring
 from pruning_core.runs import Entry, Run
 from pruning_core.surgery.workbench import Workbench
 
@@ -40,6 +43,7 @@ def prune(
     protocol: Protocol,
     *,
     beside: Sequence[Scoring] = (),
+    known: Mapping[Scoring, ImportanceMap] | None = None,
     allow_leak: bool = False,
     tick: Tick = silent,
 ) -> Run:
@@ -50,6 +54,7 @@ def prune(
         recipe: what to do.
         protocol: how to measure.
         beside: other scorings to measure at the same sparsities, for comparison.
+        known: importance maps of this model that have been made before.
         allow_leak: measure even though calibration and measurement text overlap, and mark it.
         tick: hears of every stage.
 
@@ -57,24 +62,58 @@ def prune(
         PrunescopeError: for anything in the input that cannot be done.
         Cancelled: by `tick`.
     """
-    bench = Workbench(loaded.model)
-    check_recipe(recipe, loaded.fingerprint, bench.anatomy)
     recipes = [recipe, *(replace(recipe, scoring=scoring) for scoring in beside)]
+    run, _maps = compare(loaded, recipes, protocol, known=known, allow_leak=allow_leak, tick=tick)
+    return run
+
+
+def compare(
+    loaded: LoadedModel,
+    recipes: Sequence[Recipe],
+    protocol: Protocol,
+    *,
+    known: Mapping[Scoring, ImportanceMap] | None = None,
+    allow_leak: bool = False,
+    heard: Callable[[Entry], None] = lambda _entry: None,
+    tick: Tick = silent,
+) -> tuple[Run, tuple[ImportanceMap | None, ...]]:
+    """Measure recipes beside the dense model, which it is again afterwards.
+
+    Args:
+        loaded: the dense model.
+        recipes: what to do, at least one.
+        protocol: how to measure.
+        known: importance maps of this model that have been made before.
+        allow_leak: measure even though calibration and measurement text overlap, and mark it.
+        heard: is told each entry as soon as it is measured.
+        tick: hears of every stage.
+
+    Returns:
+        The run, and the importance map that decided each of its entries, None where single weights
+        leave: those are chosen without one.
+
+    Raises:
+        PrunescopeError: for anything in the input that cannot be done.
+        Cancelled: by `tick`.
+    """
+    bench = Workbench(loaded.model)
+    for recipe in recipes:
+        check_recipe(recipe, loaded.fingerprint, bench.anatomy)
     text = load_text(protocol.corpus, Split.MEASUREMENT, tick)
     windows = measurement_windows(
         text, loaded.tokenizer, length=protocol.window, limit=protocol.limit, bos=protocol.bos
     )
     read = measured_part(text, windows, loaded.tokenizer)
     leaked = guard_recipes(recipes, read, allow=allow_leak, tick=tick)
-    drafts = _score_and_plan(loaded, bench, recipes, tick)
+    drafts = _score(loaded, bench, recipes, known or {}, tick)
     stages = {"loading": loaded.seconds}
     with _timed(stages, "measuring dense"):
         dense = measure_windows(loaded.model, windows, tick, "dense")
-    try:
-        entries = tuple(_measure(bench, draft, windows, tick) for draft in drafts)
-    finally:
-        bench.restore()
-    return Run(
+    entries = []
+    for draft in drafts:
+        entries.append(_carry_out(loaded, bench, draft, windows, tick))
+        heard(entries[-1])
+    run = Run(
         model=str(loaded.ref),
         fingerprint=loaded.fingerprint,
         device=str(loaded.device),
@@ -84,9 +123,10 @@ def prune(
         leaked=leaked,
         dense_cost=dense_cost(bench.anatomy, bench.dense_bytes, protocol.window),
         dense_quality=dense,
-        entries=entries,
+        entries=tuple(entries),
         seconds=stages,
     )
+    return run, tuple(draft.scores for draft in drafts)
 
 
 def guard_recipes(
@@ -122,41 +162,76 @@ def guard_recipes(
 
 @dataclass(frozen=True)
 class _Draft:
-    """A plan that waits to be measured, and the time it took so far."""
+    """A recipe that waits to be carried out, and what has come of it so far.
 
-    plan: Plan
+    `scores` is None where single weights leave: which ones depends on how many, so they are chosen
+    when it is their turn.
+    """
+
+    recipe: Recipe
+    evidence: Evidence
+    scores: ImportanceMap | None
     seconds: dict[str, float]
+    peak: dict[str, int]
 
 
-def _score_and_plan(
-    loaded: LoadedModel, bench: Workbench, recipes: Sequence[Recipe], tick: Tick
+def _score(
+    loaded: LoadedModel,
+    bench: Workbench,
+    recipes: Sequence[Recipe],
+    known: Mapping[Scoring, ImportanceMap],
+    tick: Tick,
 ) -> list[_Draft]:
+    """Make the importance maps of all recipes before anything is measured, which takes longest."""
     evidence: dict[Calibration, Evidence] = {}
     drafts = []
     for recipe in recipes:
         seconds: dict[str, float] = {}
+        scores = None
         calibration = recipe.scoring.calibration
         # Recipes on the same text share its gradients, so the first of them pays for all.
         if calibration not in evidence:
             evidence[calibration] = evidence_for(
                 loaded.model, loaded.tokenizer, bench.anatomy, calibration, tick
             )
-        with _timed(seconds, "scoring"):
-            scores = score(recipe.scoring, evidence[calibration], loaded.fingerprint)
-        with _timed(seconds, "planning"):
-            plan = make_plan(recipe, scores, bench.anatomy)
-        drafts.append(_Draft(plan, seconds))
+        restart_peak()
+        if recipe.pattern.kind is PatternKind.STRUCTURED:
+            with _timed(seconds, "scoring"):
+                scores = known.get(recipe.scoring) or score(
+                    recipe.scoring, evidence[calibration], loaded.fingerprint
+                )
+        drafts.append(_Draft(recipe, evidence[calibration], scores, seconds, peak_memory()))
     return drafts
 
 
-def _measure(bench: Workbench, draft: _Draft, windows: torch.Tensor, tick: Tick) -> Entry:
-    with _timed(draft.seconds, "applying"):
-        bench.apply(draft.plan)
-    with _timed(draft.seconds, "measuring"):
-        note = draft.plan.recipe.scoring.estimator
-        quality = measure_windows(bench.model, windows, tick, note)
-    cost = draft.plan.cost(bench.dense_bytes, windows.shape[1])
-    return Entry(draft.plan, cost, quality, draft.seconds)
+def _carry_out(
+    loaded: LoadedModel, bench: Workbench, draft: _Draft, windows: torch.Tensor, tick: Tick
+) -> Entry:
+    """Plan, apply and measure; the model is dense again afterwards."""
+    recipe, seconds, peak = draft.recipe, draft.seconds, draft.peak
+    with _timed(seconds, "planning"):
+        if draft.scores is not None:
+            plan: Plan = make_plan(recipe, draft.scores, bench.anatomy)
+        else:
+            restart_peak()
+            plan = thin(
+                recipe,
+                loaded.fingerprint,
+                loaded.model,
+                bench.anatomy,
+                lambda: draft.evidence.windows,
+                tick=tick,
+            )
+            peak = peak_memory()
+    try:
+        with _timed(seconds, "applying"):
+            bench.apply(plan)
+        with _timed(seconds, "measuring"):
+            quality = measure_windows(bench.model, windows, tick, recipe.scoring.estimator)
+    finally:
+        bench.restore()
+    cost = plan.cost(bench.dense_bytes, windows.shape[1])
+    return Entry(plan.without_tensors(), cost, quality, seconds, peak)
 
 
 @contextmanager

@@ -5,15 +5,13 @@ Takes what was made ready for JSON and works nothing out. Prints to stdout.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
 def print_run(run: Mapping[str, Any]) -> None:
     """Print what `Run.as_dict` returned: a row for the dense model and for every recipe."""
-    print(f"\n{run['model']} · {run['protocol']['title']} · {run['protocol']['source']}")
-    if run["leaked"]:
-        print("LEAK: calibration and measurement text overlap; these numbers flatter.")
+    _print_heading(run)
     print(f"{'':<12}{'perplexity':>12}{'accuracy':>10}{'parameters':>14}{'prunable gone':>15}")
     dense = run["dense"]
     rows = [("dense", dense["quality"], dense["cost"]["parameters"], 0.0)]
@@ -27,12 +25,43 @@ def print_run(run: Mapping[str, Any]) -> None:
             )
         )
     for name, quality, parameters, sparsity in rows:
-        perplexity = "overflow" if quality["perplexity"] is None else f"{quality['perplexity']:.3f}"
         print(
-            f"{name:<12}{perplexity:>12}{quality['accuracy']:>10.2%}{parameters:>14,}"
-            f"{sparsity:>15.2%}"
+            f"{name:<12}{_perplexity(quality['perplexity']):>12}{quality['accuracy']:>10.2%}"
+            f"{parameters:>14,}{sparsity:>15.2%}"
         )
     print(f"recipe {run['digest']}")
+
+
+def print_comparison(report: Mapping[str, Any]) -> None:
+    """Print what ``compare`` found: a row for every estimator, then a table of every two."""
+    _print_heading(report)
+    names = [entry["estimator"] for entry in report["pruned"]]
+    edge = max(map(len, [*names, "dense"])) + 2
+    print(
+        f"{'':<{edge}}{'perplexity':>12}{'accuracy':>10}{'prunable gone':>15}"
+        f"{'scored in':>11}{'measured in':>13}"
+    )
+    dense = {
+        "estimator": "dense",
+        "quality": report["dense"]["quality"],
+        "sparsity_of_prunable": 0.0,
+        "seconds": {"scoring": 0.0, "measuring": report["seconds"]["measuring dense"]},
+    }
+    for entry in (dense, *report["pruned"]):
+        quality, seconds = entry["quality"], entry["seconds"]
+        print(
+            f"{entry['estimator']:<{edge}}{_perplexity(quality['perplexity']):>12}"
+            f"{quality['accuracy']:>10.2%}{entry['sparsity_of_prunable']:>15.2%}"
+            f"{seconds['scoring']:>9.1f} s{seconds['measuring']:>11.1f} s"
+        )
+    print("What several gather from the text is gathered once, in the time of the first.")
+    for kind, found in report["agreement"].items():
+        where = f"{_SITES[kind]}, mean over the layers"
+        _print_pairs(f"Rank correlation, {where}", names, found["correlation"])
+        if found["overlap"] is not None:
+            _print_pairs(f"Overlap of what goes, {where}", names, found["overlap"])
+    if report["seeds"]:
+        _print_seeds(report["seeds"], edge)
 
 
 def print_anatomy(report: Mapping[str, Any]) -> None:
@@ -63,3 +92,53 @@ def print_methods(report: Mapping[str, Any]) -> None:
     print("\nProtocols:")
     for name, text in report["protocols"].items():
         print(f"  {name:<14}{text}")
+
+
+_SITES = {"attention": "query heads", "mlp": "MLP channels"}
+"""What is compared at a kind of site."""
+
+
+def _print_heading(report: Mapping[str, Any]) -> None:
+    """Print what was measured and how."""
+    print(f"\n{report['model']} · {report['protocol']['title']} · {report['protocol']['source']}")
+    if report["leaked"]:
+        print("LEAK: calibration and measurement text overlap; these numbers flatter.")
+
+
+def _print_pairs(title: str, names: Sequence[str], values: Sequence[Sequence[float]]) -> None:
+    """Print a square table, names down and across."""
+    edge = max(map(len, names)) + 2
+    cell = max(edge, 7)
+    print(f"\n{title}")
+    print(" " * edge + "".join(f"{name:>{cell}}" for name in names))
+    for name, row in zip(names, values, strict=True):
+        print(f"{name:<{edge}}" + "".join(f"{value:>{cell}.3f}" for value in row))
+
+
+def _print_seeds(seeds: Mapping[str, Any], edge: int) -> None:
+    """Print how much of each estimator's result depends on the calibration's seed."""
+    print(f"\nOver calibration seeds {', '.join(map(str, seeds['values']))}: perplexity")
+    print(f"{'':<{edge}}{'mean':>12}{'deviation':>12}{'lowest':>12}{'highest':>12}")
+    for found in seeds["estimators"]:
+        cells = (
+            _perplexity(found["perplexity"][n]) for n in ("mean", "deviation", "lowest", "highest")
+        )
+        print(f"{found['estimator']:<{edge}}" + "".join(f"{cell:>12}" for cell in cells))
+    for kind, what in _SITES.items():
+        rows = [
+            (found["estimator"], found["agreement"][kind])
+            for found in seeds["estimators"]
+            if kind in found["agreement"]
+        ]
+        if not rows:
+            continue
+        print(f"\nOver these seeds: {what}")
+        print(f"{'':<{edge}}{'rank correlation':>18}{'same fate':>12}")
+        for name, figures in rows:
+            fate = "" if figures["same_fate"] is None else f"{figures['same_fate']:.2%}"
+            print(f"{name:<{edge}}{figures['correlation']:>18.3f}{fate:>12}")
+
+
+def _perplexity(value: float | None) -> str:
+    """Return a perplexity as text; there is none where it overflowed."""
+    return "overflow" if value is None else f"{value:.3f}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 from pruning_core.evaluation.protocol import Protocol
 from pruning_core.evaluation.quality import Quality
 from pruning_core.files import written_whole
+from pruning_core.peak import peak_memory
 from pruning_core.planning.plan import Cost, Plan
 
 FORMAT = "prunescope-run/1"
@@ -28,12 +29,15 @@ class Entry:
         cost: what the pruned model weighs.
         quality: what it measures under the run's protocol.
         seconds: time by stage, such as ``{"scoring": 12.1, "measuring": 80.0}``.
+        peak: bytes in use at the most while it was scored and planned, the model included; what
+            recipes share is in the first of them.
     """
 
     plan: Plan
     cost: Cost
     quality: Quality
     seconds: dict[str, float]
+    peak: dict[str, int]
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values."""
@@ -42,11 +46,14 @@ class Entry:
             "estimator": recipe.scoring.estimator,
             "recipe": recipe.as_dict(),
             "digest": recipe.digest,
+            "pattern": str(recipe.pattern),
             "sparsity_of_prunable": self.plan.sparsity,
+            "sparsity_of_linears": self.plan.sparsity_of_linears,
             "sparsity_of_all": self.plan.sparsity_of_all,
             "cost": vars(self.cost),
             "quality": quality_as_dict(self.quality),
             "seconds": self.seconds,
+            "peak_memory_bytes": self.peak,
         }
 
 
@@ -104,7 +111,7 @@ class Run:
             },
             "beside": others,
             "seconds": self.seconds | self.entries[0].seconds,
-            "peak_memory_bytes": peak_memory(),
+            "peak_memory_bytes": _highest([peak_memory(), *(entry.peak for entry in self.entries)]),
             "environment": environment(),
         }
 
@@ -134,27 +141,9 @@ def environment() -> dict[str, str]:
     }
 
 
-def peak_memory() -> dict[str, int]:
-    """Return the peak memory of this process so far, in bytes: main memory, and all GPUs'."""
-    import torch
-
-    memory = {"main": _peak_main_memory()}
-    if torch.cuda.is_available():
-        gpus = range(torch.cuda.device_count())
-        memory["gpu"] = sum(torch.cuda.max_memory_allocated(gpu) for gpu in gpus)
-    return memory
-
-
-def _peak_main_memory() -> int:
-    if sys.platform == "win32":  # which has no `resource`
-        import psutil
-
-        return int(psutil.Process().memory_info().peak_wset)
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # Linux counts in kilobytes, macOS in bytes.
-    return peak if sys.platform == "darwin" else peak * 1024
+def _highest(peaks: Sequence[Mapping[str, int]]) -> dict[str, int]:
+    """Return the highest of several peaks, place by place; each may have begun anew."""
+    return {place: max(peak[place] for peak in peaks) for place in peaks[0]}
 
 
 def write_text(path: Path, text: str) -> None:

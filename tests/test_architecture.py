@@ -17,8 +17,18 @@ CORE = sorted((ROOT / "pruning_core").rglob("*.py"))
 APP = sorted((ROOT / "app").rglob("*.py"))
 
 ROOMS = (
-    *("errors", "progress", "files", "recipe", "model", "calibration", "importance", "planning"),
-    *("surgery", "evaluation", "runs", "export", "pipeline", "printing", "__main__"),
+    *(
+        "errors",
+        "progress",
+        "files",
+        "peak",
+        "recipe",
+        "model",
+        "calibration",
+        "importance",
+        "planning",
+    ),
+    *("surgery", "evaluation", "runs", "export", "pipeline", "printing", "commands", "__main__"),
 )
 """The rooms of the core in the order in which the data walks through them."""
 
@@ -138,7 +148,7 @@ def test_only_the_state_module_touches_the_session() -> None:
     assert touching <= {"app/state.py"}
 
 
-def test_only_the_engine_makes_threads_locks_and_job_services() -> None:
+def test_only_the_engine_and_its_store_make_threads_locks_and_job_services() -> None:
     makers = {"Thread", "Lock", "RLock", "Condition", "Semaphore", "Event", "Timer", "JobService"}
     makers |= {"ThreadPoolExecutor", "ProcessPoolExecutor"}
     making = {
@@ -146,13 +156,13 @@ def test_only_the_engine_makes_threads_locks_and_job_services() -> None:
         for path in APP
         if any(call.rpartition(".")[2] in makers for call in calls(path))
     }
-    assert making <= {"app/engine.py"}
+    assert making <= {"app/engine.py", "app/recent.py"}
 
 
 def test_figures_are_pure() -> None:
-    for path in (ROOT / "app/figures.py", ROOT / "app/palette.py"):
-        if path.exists():
-            assert "streamlit" not in packages(path), where(path)
+    for name in ("figures", "comparison_figures", "palette"):
+        path = ROOT / f"app/{name}.py"
+        assert "streamlit" not in packages(path), where(path)
 
 
 def elsewhere() -> Iterator[Path]:

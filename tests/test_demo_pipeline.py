@@ -14,7 +14,7 @@ from pruning_core.importance.evidence import evidence_for
 from pruning_core.importance.scoring import score
 from pruning_core.model.loading import LoadedModel, load
 from pruning_core.pipeline import prune
-from pruning_core.planning.allocation import uniform
+from pruning_core.planning.allocation import uniform, unit_places
 from pruning_core.planning.plan import make_plan
 from pruning_core.recipe import Calibration, Recipe, Scoring
 from pruning_core.surgery.workbench import Workbench
@@ -38,7 +38,9 @@ def logits(demo: LoadedModel) -> torch.Tensor:
 def test_a_fifth_less_costs_quality_and_leaves_the_model_dense(demo: LoadedModel) -> None:
     before = logits(demo)
     bench = Workbench(demo.model)
-    recipe = Recipe("demo", demo.fingerprint, SCORING).with_sparsity(uniform(bench.anatomy, 0.2))
+    recipe = Recipe("demo", demo.fingerprint, SCORING).with_sparsity(
+        uniform(unit_places(bench.anatomy), 0.2)
+    )
     run = prune(demo, recipe, replace(protocol("probe"), limit=2))
     pruned = run.entries[0]
     assert not run.leaked
@@ -57,7 +59,7 @@ def test_resumed_equals_full(demo: LoadedModel) -> None:
     windows = measurement_windows(text, demo.tokenizer, length=128, limit=2)
     evidence = evidence_for(demo.model, demo.tokenizer, bench.anatomy, SCORING.calibration)
     scores = score(SCORING, evidence, demo.fingerprint)
-    everywhere = uniform(bench.anatomy, 0.3)
+    everywhere = uniform(unit_places(bench.anatomy), 0.3)
     notes: list[str] = []
 
     def tick(stage: str, done: int, total: int, note: str = "") -> None:

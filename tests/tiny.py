@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+from tests.model.anatomy import baichuan
+
 VOCABULARY = 97
 
 SHAPE = {
@@ -27,6 +29,9 @@ GEMMA3: dict[str, object] = {
     "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
 }
 
+# These have no head width of their own: 72 / 9 makes it 8 here too.
+_WIDE: dict[str, object] = {"hidden_size": 72, "head_dim": None}
+
 FAMILIES: dict[str, dict[str, object]] = {
     "llama": {"attention_bias": True, "mlp_bias": True},
     "mistral": {},
@@ -40,8 +45,20 @@ FAMILIES: dict[str, dict[str, object]] = {
     "smollm3": {"no_rope_layers": [1, 0, 1]},
     "granite": {"residual_multiplier": 0.5, "logits_scaling": 2.0},
     "phi3": {},
+    "bloom": _WIDE,
+    "opt": {**_WIDE, "ffn_dim": 40, "word_embed_proj_dim": 72},
+    "gpt2": {**_WIDE, "n_inner": 40},
+    "gpt_neox": _WIDE,
+    "falcon": {
+        **_WIDE,
+        "ffn_hidden_size": 40,
+        "new_decoder_architecture": True,
+        "num_kv_heads": 3,
+        "bias": True,
+    },
+    "baichuan": _WIDE,
 }
-"""What each family's tiny config adds to `SHAPE`."""
+"""What each family's tiny config adds to `SHAPE`; None takes away."""
 
 MIXTURES: dict[str, dict[str, object]] = {
     "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2},
@@ -69,6 +86,25 @@ VARIANTS: dict[str, tuple[str, dict[str, object]]] = {
     "phi3, short window": ("phi3", _SHORT),
     "qwen2, short window": ("qwen2", _SHORT_ABOVE),
     "qwen3, short window": ("qwen3", _SHORT_ABOVE),
+    "bloom, residual after the norm": ("bloom", {"apply_residual_connection_post_layernorm": True}),
+    "opt, norm after the sub-layers": (
+        "opt",
+        {"do_layer_norm_before": False, "word_embed_proj_dim": 20},
+    ),
+    "gpt2, scaled by layer": ("gpt2", {"scale_attn_by_inverse_layer_idx": True}),
+    "gpt_neox, one after the other": ("gpt_neox", {"use_parallel_residual": False}),
+    "falcon, one group": ("falcon", {"new_decoder_architecture": False, "bias": False}),
+    "falcon, alibi": (
+        "falcon",
+        {
+            "new_decoder_architecture": False,
+            "multi_query": False,
+            "parallel_attn": False,
+            "num_kv_heads": 9,
+            "alibi": True,
+        },
+    ),
+    "baichuan, alibi": ("baichuan", {"alibi": True}),
 }
 """Other shapes than 9 heads in 3 groups, and windows shorter than the text: the family, and what
 is added to its tiny config."""
@@ -83,6 +119,9 @@ _TOWER = {
 }
 
 
+baichuan.register()
+
+
 def tiny_model(name: str = "llama", seed: int = 0, **changes: object) -> PreTrainedModel:
     """Return a small random model with norms and biases that are not trivially 1 and 0.
 
@@ -94,7 +133,8 @@ def tiny_model(name: str = "llama", seed: int = 0, **changes: object) -> PreTrai
     values = {**SHAPE, **(FAMILIES | MIXTURES).get(model_type, {}), **varied, **changes}
     if model_type == "gemma3":
         values = {"text_config": values, "vision_config": _TOWER, "mm_tokens_per_image": 4}
-    config = AutoConfig.for_model(model_type, **values)
+    given = {key: value for key, value in values.items() if value is not None}
+    config = AutoConfig.for_model(model_type, **given)
     # Stock experts multiply in groups, for which torch has no fp64 kernel.
     config._experts_implementation = "eager"
     model = AutoModelForCausalLM.from_config(config)

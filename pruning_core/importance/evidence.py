@@ -7,20 +7,29 @@ before it starts.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pruning_core.calibration import Split, calibration_windows, load_text
+from pruning_core.calibration.activations import ActivationStatistics, gather_activations
+from pruning_core.calibration.batch_taylor import (
+    Salience,
+    SliceScores,
+    demand_batch_taylor,
+    gather_batch_taylor,
+)
+from pruning_core.calibration.block_influence import LayerInfluence, gather_block_influence
 from pruning_core.calibration.closeup import weight_scores
+from pruning_core.calibration.samples import gather_samples
 from pruning_core.calibration.taylor import TaylorStatistics, gather_taylor
 from pruning_core.importance.masking import MaskedDivergence
 from pruning_core.model.anatomy import Anatomy, Coupling
 from pruning_core.model.memory import demand_scoring
 from pruning_core.progress import Tick, silent
-from pruning_core.recipe import Calibration
+from pruning_core.recipe import Calibration, SiteKey
 
 
 class Evidence:
@@ -54,6 +63,7 @@ class Evidence:
         self.tick = tick
         self._model = model
         self._draw_windows = windows
+        self._slices: dict[Salience, SliceScores] = {}
 
     @cached_property
     def windows(self) -> torch.Tensor:
@@ -70,14 +80,53 @@ class Evidence:
         demand_scoring(self._model, self.windows.shape[-1])
         return gather_taylor(self._model, self.anatomy, self.windows, self.tick)
 
-    def divergence(self, windows: int) -> MaskedDivergence:
+    def batch_taylor(self, kinds: Iterable[Salience]) -> Mapping[Salience, SliceScores]:
+        """Return what every slice is worth by the gradient of all calibration windows together.
+
+        Raises:
+            PrunescopeError: there is no memory for what the kinds keep of every weight.
+        """
+        wanted = list(kinds)
+        missing = [kind for kind in wanted if kind not in self._slices]
+        if missing:
+            demand_batch_taylor(self._model, self.anatomy, self.windows.shape[-1], missing)
+            self._slices |= gather_batch_taylor(
+                self._model, self.anatomy, self.windows, missing, self.tick
+            )
+        return {kind: self._slices[kind] for kind in wanted}
+
+    @cached_property
+    def activations(self) -> ActivationStatistics:
+        """Statistics of what enters the output projections, over the calibration windows.
+
+        A forward pass keeps nothing for a backward one: who can measure a model can listen to it.
+        """
+        return gather_activations(self._model, self.anatomy, self.windows, self.tick)
+
+    @cached_property
+    def layer_influence(self) -> LayerInfluence:
+        """How far each layer turns the hidden states, over the calibration windows."""
+        return gather_block_influence(self._model, self.anatomy, self.windows, self.tick)
+
+    def samples(self, tokens: int) -> Mapping[SiteKey, torch.Tensor]:
+        """Return what enters the output projections at so many seeded token positions.
+
+        By site fp32 [positions, columns], the positions out of all calibration windows.
+        """
+        return gather_samples(self._model, self.anatomy, self.windows, tokens, self.seed, self.tick)
+
+    def divergence(self, windows: int, *, gradients: bool = True) -> MaskedDivergence:
         """Return how far the masked model is from the dense one, on so many windows.
+
+        Args:
+            gradients: whether it will be asked for gradients.
 
         Raises:
             PrunescopeError: there is no memory for its gradients.
         """
         drawn = self._draw_windows(windows, self.tick)
-        demand_scoring(self._model, drawn.shape[-1])
+        if gradients:
+            demand_scoring(self._model, drawn.shape[-1])
         return MaskedDivergence(self._model, self.anatomy, drawn)
 
     def closeup(self, tensor: str) -> torch.Tensor:

@@ -16,13 +16,15 @@ forward pass and ``sigmoid((log I - log threshold) / tau)`` in the backward pass
 Reconstruction. The paper (HyWIA, AAAI 2025, arXiv 2403.10799) fuses both granularities by attention
 end to end, but its equations were not at hand. The shared attention alone only reaches parity with
 the better granularity; the logit per unit is what lets the fusion decide unit by unit.
+
+What is learned may be something else than attention: `train_fusion` takes any `Shares`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -47,6 +49,26 @@ class Divergence(Protocol):
     def backward(self, masks: Mapping[SiteKey, torch.Tensor], windows: list[int]) -> float: ...
 
 
+class Shares(Protocol):
+    """What a fusion learns: for every unit and head the share of its fine-grained score, 0 to 1."""
+
+    def groups(self) -> list[dict[str, Any]]:
+        """Return what is learned and at which rate, as parameter groups of an optimiser."""
+        ...
+
+    def units(self, key: SiteKey) -> torch.Tensor:
+        """Return the shares of a site's units, [units], with a graph."""
+        ...
+
+    def heads(self, key: SiteKey) -> torch.Tensor:
+        """Return the shares of an attention site's query heads, [query heads], with a graph."""
+        ...
+
+    def penalty(self) -> torch.Tensor | None:
+        """Return what is added to the divergence, a number with a graph; None for nothing."""
+        ...
+
+
 @dataclass(frozen=True)
 class Training:
     """How the fusion is trained.
@@ -66,33 +88,41 @@ class Training:
     seed: int
 
 
-def learn_fusion(
-    sites: Mapping[SiteKey, tuple[Site, SiteProfiles]],
-    divergence: Divergence,
-    training: Training,
-    tick: Tick = silent,
-) -> Fusion:
-    """Train the attention and return what it decided.
+Sites = Mapping[SiteKey, tuple[Site, SiteProfiles]]
+"""Every prunable site with its profiles."""
 
-    Args:
-        sites: every prunable site with its profiles.
-        divergence: KL of the masked model and its gradients.
-        tick: hears one step per optimiser step; the note carries the loss.
+
+def learn_fusion(
+    sites: Sites, divergence: Divergence, training: Training, tick: Tick = silent
+) -> Fusion:
+    """Train the attention and return what it decided; arguments as for `train_fusion`.
 
     Raises:
         Cancelled: by `tick`.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(training.seed)
-        blends = {key: _SiteBlend(site, profiles) for key, (site, profiles) in sites.items()}
-        samples = next(iter(blends.values())).units.samples
-        shared = {kind: _SharedAttention(samples) for kind in SiteKind}
-    logits = [logit for blend in blends.values() for logit in blend.logits()]
-    common = [blend.bias for blend in blends.values()]
-    common += [parameter for module in shared.values() for parameter in module.parameters()]
-    optimiser = torch.optim.Adam(
-        [{"params": logits, "lr": UNIT_RATE}, {"params": common, "lr": SHARED_RATE}]
-    )
+    return train_fusion(_Attention(sites, training.seed), sites, divergence, training, tick)
+
+
+def train_fusion(
+    shares: Shares,
+    sites: Sites,
+    divergence: Divergence,
+    training: Training,
+    tick: Tick = silent,
+) -> Fusion:
+    """Train shares end to end and return what they came to.
+
+    Args:
+        shares: what is learned, for the same sites.
+        sites: every prunable site with its profiles.
+        divergence: KL of the masked model and its gradients.
+        tick: hears one step per optimiser step; the note carries the divergence.
+
+    Raises:
+        Cancelled: by `tick`.
+    """
+    blends = {key: _SiteBlend(site, profiles) for key, (site, profiles) in sites.items()}
+    optimiser = torch.optim.Adam(shares.groups())
     draw = torch.Generator().manual_seed(training.seed)
     order = _batches(divergence.windows, training, draw)
     curve: list[float] = []
@@ -103,16 +133,17 @@ def learn_fusion(
         optimiser.zero_grad()
         with torch.enable_grad():
             masks = {
-                key: blend.mask(shared[key.kind], _draw_sparsity(training, draw), temperature)
+                key: blend.mask(shares, _draw_sparsity(training, draw), temperature)
                 for key, blend in blends.items()
             }
             curve.append(divergence.backward(masks, order[step]))
+            penalty = shares.penalty()
+            if penalty is not None:
+                penalty.backward()
         optimiser.step()
     tick("learning the fusion", training.steps, training.steps)
     with torch.no_grad():
-        return Fusion(
-            tuple(curve), {key: blend.decided(shared[key.kind]) for key, blend in blends.items()}
-        )
+        return Fusion(tuple(curve), {key: blend.decided(shares) for key, blend in blends.items()})
 
 
 def fused_scores(fusion: SiteFusion) -> SiteScores:
@@ -127,6 +158,10 @@ def fused_scores(fusion: SiteFusion) -> SiteScores:
 
 def _mix(share: torch.Tensor, fine: torch.Tensor, coarse: torch.Tensor) -> torch.Tensor:
     return share * fine + (1 - share) * coarse
+
+
+def _log_mix(share: torch.Tensor, fine: torch.Tensor, coarse: torch.Tensor) -> torch.Tensor:
+    return _mix(share, fine, coarse).clamp_min(1e-12).log()
 
 
 class _SharedAttention(nn.Module):
@@ -145,71 +180,81 @@ class _SharedAttention(nn.Module):
         return (keys @ query[:, :, None]).squeeze(-1) / DIMENSIONS**0.5
 
 
-class _Blend(nn.Module):
+class _GroupAttention(nn.Module):
     """One set of groups: units of a site, or its query heads."""
 
     def __init__(self, profiles: Profiles) -> None:
         super().__init__()
         normal = profiles.normalised()
-        self.samples = normal.fine.shape[0]
+        self.samples, groups = normal.fine.shape
         self._tokens = [p.clamp_min(1e-6).log().T for p in (normal.fine, normal.coarse)]
-        self.fine, self.coarse = normal.fine.mean(0), normal.coarse.mean(0)
-        self.logit = nn.Parameter(torch.zeros(len(self.fine)))
+        self.logit = nn.Parameter(torch.zeros(groups))
 
-    def attention(self, shared: _SharedAttention, bias: torch.Tensor) -> torch.Tensor:
+    def forward(self, shared: _SharedAttention, bias: torch.Tensor) -> torch.Tensor:
         """Return alpha_f, [groups]."""
         tilt = self.logit + bias
         return torch.softmax(shared(*self._tokens) + torch.stack((tilt, -tilt), dim=1), dim=1)[:, 0]
 
-    def log_importance(self, shared: _SharedAttention, bias: torch.Tensor) -> torch.Tensor:
-        """Return log I, [groups]."""
-        mixed = _mix(self.attention(shared, bias), self.fine, self.coarse)
-        return mixed.clamp_min(1e-12).log()
+
+class _Attention:
+    """Attention over the two granularities, the formulas above: the shares of the hybrid."""
+
+    def __init__(self, sites: Sites, seed: int) -> None:
+        self._units = {key: _GroupAttention(own.units) for key, (_, own) in sites.items()}
+        self._heads = {
+            key: _GroupAttention(own.heads) for key, (_, own) in sites.items() if own.heads
+        }
+        self._biases = {key: nn.Parameter(torch.zeros(())) for key in sites}
+        samples = next(iter(self._units.values())).samples
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self._shared = {kind: _SharedAttention(samples) for kind in SiteKind}
+
+    def groups(self) -> list[dict[str, Any]]:
+        logits = [groups.logit for groups in (*self._units.values(), *self._heads.values())]
+        common = [*self._biases.values()]
+        common += [
+            parameter for module in self._shared.values() for parameter in module.parameters()
+        ]
+        return [{"params": logits, "lr": UNIT_RATE}, {"params": common, "lr": SHARED_RATE}]
+
+    def units(self, key: SiteKey) -> torch.Tensor:
+        return self._units[key](self._shared[key.kind], self._biases[key])
+
+    def heads(self, key: SiteKey) -> torch.Tensor:
+        return self._heads[key](self._shared[key.kind], self._biases[key])
+
+    def penalty(self) -> None:
+        return None
 
 
-class _SiteBlend(nn.Module):
-    """A site's units and heads with what the fusion learns about them alone."""
+class _SiteBlend:
+    """A site's two granularities, to be mixed by shares."""
 
     def __init__(self, site: Site, profiles: SiteProfiles) -> None:
-        super().__init__()
         self._site = site
-        self.units = _Blend(profiles.units)
-        self.heads = _Blend(profiles.heads) if profiles.heads else None
-        self.bias = nn.Parameter(torch.zeros(()))
+        self._fine, self._coarse = profiles.scores("fine"), profiles.scores("coarse")
 
-    def logits(self) -> list[nn.Parameter]:
-        """Return what is learned for every unit and every head alone."""
-        return [self.units.logit, *([self.heads.logit] if self.heads else [])]
-
-    def mask(self, shared: _SharedAttention, sparsity: float, temperature: float) -> torch.Tensor:
+    def mask(self, shares: Shares, sparsity: float, temperature: float) -> torch.Tensor:
         """Return a straight-through mask for the width nearest to a sparsity.
 
         Shape: [channels] for an MLP, [query heads] for attention.
         """
-        width = self._site.snap(sparsity)
-        units = self.units.log_importance(shared, self.bias)
-        if self.heads is None:
+        key, width = self._site.key, self._site.snap(sparsity)
+        units = _log_mix(shares.units(key), self._fine.units, self._coarse.units)
+        if self._fine.heads is None or self._coarse.heads is None:
             return _straight_through(units[None], width.units, temperature)[0]
-        heads = self.heads.log_importance(shared, self.bias)
+        heads = _log_mix(shares.heads(key), self._fine.heads, self._coarse.heads)
         by_group = heads.view(self._site.units, self._site.heads_per_unit)
         kept_units = _straight_through(units[None], width.units, temperature)[0]
         kept_heads = _straight_through(by_group, width.heads, temperature)
         return (kept_units[:, None] * kept_heads).flatten()
 
-    def decided(self, shared: _SharedAttention) -> SiteFusion:
-        """Return both granularities and the attention between them."""
-        units, heads = self.units, self.heads
-        if heads is None:
-            return SiteFusion(
-                SiteScores(units.fine),
-                SiteScores(units.coarse),
-                SiteScores(units.attention(shared, self.bias)),
-            )
-        return SiteFusion(
-            SiteScores(units.fine, heads.fine),
-            SiteScores(units.coarse, heads.coarse),
-            SiteScores(units.attention(shared, self.bias), heads.attention(shared, self.bias)),
-        )
+    def decided(self, shares: Shares) -> SiteFusion:
+        """Return both granularities and the shares between them."""
+        key = self._site.key
+        heads = None if self._fine.heads is None else shares.heads(key)
+        return SiteFusion(self._fine, self._coarse, SiteScores(shares.units(key), heads))
 
 
 def _straight_through(scores: torch.Tensor, count: int, temperature: float) -> torch.Tensor:

@@ -86,6 +86,7 @@ class ImportanceMap:
         sites: scores of every prunable site.
         tiles: reduced maps of weights by tensor name, for estimators that look at single weights.
         fusion: how a learned fusion came to its scores.
+        comparable: scores that can be compared across sites, for estimators that say how.
         layers: fp32 [layers], what each layer as a whole is worth, for estimators that say so.
         means: fp32 [input columns of the output projection] by site: the mean of what enters it,
             for estimators that gather it; bias repair is made of these.
@@ -97,6 +98,18 @@ class ImportanceMap:
     sites: Mapping[SiteKey, SiteScores]
     tiles: Mapping[str, Tiles] = field(default_factory=dict)
     fusion: Fusion | None = None
+    comparable: Mapping[SiteKey, SiteScores] = field(default_factory=dict)
     layers: torch.Tensor | None = None
     means: Mapping[SiteKey, torch.Tensor] = field(default_factory=dict)
     seconds: float = 0.0
+
+    def compared(self, key: SiteKey) -> torch.Tensor:
+        """Return what a site's units, or its query heads, are worth beside those of other sites.
+
+        Without a word of the estimator's on that, their scores over the site's mean.
+        """
+        if key in self.comparable:
+            return self.comparable[key].ranked
+        scores = self.sites[key].ranked
+        mean = scores.mean()
+        return scores / mean if mean > 0 else scores

@@ -61,6 +61,26 @@ class MaskedDivergence:
         return total
 
     @torch.no_grad()
+    def measure(self, masks: Mapping[SiteKey, torch.Tensor], windows: Sequence[int]) -> float:
+        """Return the mean divergence of some windows, forward only.
+
+        Args:
+            masks: as for `masked`.
+            windows: by index.
+
+        Returns:
+            KL(dense || masked), nats per token, mean over the tokens of the windows.
+        """
+        total = 0.0
+        for index in windows:
+            ids = self._windows[index][None].to(self._model.device)
+            dense = self._dense_logits(index, ids)
+            with masked(self._model, self._anatomy, masks):
+                logits = self._model(input_ids=ids, use_cache=False).logits[0]
+            total += divergence(dense, logits)[0] / len(windows)
+        return total
+
+    @torch.no_grad()
     def _dense_logits(self, index: int, ids: torch.Tensor) -> torch.Tensor:
         """Return the dense logits of a window, [tokens, vocabulary].
 

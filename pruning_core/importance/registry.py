@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from pruning_core.errors import PrunescopeError, unknown_name
 from pruning_core.importance.map import Fusion, SiteScores, Tiles
 from pruning_core.importance.weights import WeightMethod
-from pruning_core.recipe import PatternKind, Scalar, SiteKey
+from pruning_core.recipe import Pattern, PatternKind, Scalar, SiteKey
 
 if TYPE_CHECKING:
     import torch
@@ -111,6 +111,7 @@ class Scored:
     sites: Mapping[SiteKey, SiteScores]
     tiles: Mapping[str, Tiles] = field(default_factory=dict)
     fusion: Fusion | None = None
+    comparable: Mapping[SiteKey, SiteScores] = field(default_factory=dict)
     layers: torch.Tensor | None = None
     means: Mapping[SiteKey, torch.Tensor] = field(default_factory=dict)
 
@@ -220,3 +221,19 @@ def estimator(name: str) -> Estimator:
     if name not in _ESTIMATORS:
         raise unknown_name("estimator", name, _ESTIMATORS)
     return _ESTIMATORS[name]
+
+
+def able(name: str, pattern: Pattern) -> Estimator:
+    """Return an estimator that can choose what leaves under a pattern.
+
+    Raises:
+        PrunescopeError: if there is none of that name, or it cannot.
+    """
+    method = estimator(name)
+    if not method.follows(pattern.kind):
+        others = ", ".join(other.name for other in estimators(pattern.kind))
+        raise PrunescopeError(
+            f"{method.title} cannot choose what leaves under the pattern '{pattern}'. Estimators "
+            f"that can: {others}."
+        )
+    return method

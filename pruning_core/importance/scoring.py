@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import time
 
-from pruning_core.errors import PrunescopeError
 from pruning_core.importance.evidence import Evidence
 from pruning_core.importance.map import ImportanceMap
-from pruning_core.importance.registry import estimator
-from pruning_core.recipe import Scoring
+from pruning_core.importance.registry import able
+from pruning_core.recipe import STRUCTURED, Scoring
 
 
 def score(scoring: Scoring, evidence: Evidence, fingerprint: str) -> ImportanceMap:
@@ -19,12 +18,8 @@ def score(scoring: Scoring, evidence: Evidence, fingerprint: str) -> ImportanceM
         Cancelled: by the evidence's tick.
     """
     started = time.perf_counter()
-    method = estimator(scoring.estimator)
-    if method.score is None:
-        raise PrunescopeError(
-            f"{method.title} scores single weights, not units: choose the pattern 'unstructured' "
-            "or one such as '2:4', or another estimator."
-        )
+    method = able(scoring.estimator, STRUCTURED)
+    assert method.score is not None
     scored = method.score(evidence, method.settings(dict(scoring.params)))
     return ImportanceMap(
         fingerprint=fingerprint,
@@ -32,6 +27,7 @@ def score(scoring: Scoring, evidence: Evidence, fingerprint: str) -> ImportanceM
         sites=scored.sites,
         tiles=scored.tiles,
         fusion=scored.fusion,
+        comparable=scored.comparable,
         layers=scored.layers,
         means=scored.means,
         seconds=time.perf_counter() - started,

@@ -34,6 +34,11 @@ def save_map(scores: ImportanceMap, path: Path) -> None:
         for field in ("fine", "coarse", "attention"):
             part = {key: getattr(site, field) for key, site in scores.fusion.sites.items()}
             _put(tensors, f"fusion/{field}", part)
+    if scores.layers is not None:
+        tensors["layers"] = scores.layers
+    _put(tensors, "comparable", scores.comparable)
+    for key, mean in scores.means.items():
+        tensors[f"means/{key}"] = mean
     header = {
         "format": FORMAT,
         "fingerprint": scores.fingerprint,
@@ -97,6 +102,13 @@ def _map_from(header: Mapping[str, str], tensors: Mapping[str, torch.Tensor]) ->
             for name, shape in shapes.items()
         },
         fusion=fusion,
+        comparable=_take(tensors, "comparable"),
+        layers=tensors.get("layers"),
+        means={
+            SiteKey.parse(name.removeprefix("means/")): tensor
+            for name, tensor in tensors.items()
+            if name.startswith("means/")
+        },
         seconds=float(header["seconds"]),
     )
 

@@ -1,4 +1,4 @@
-"""Ways to run a model's own forward pass from the side: recorded, resumed, masked.
+"""Ways to run a model's own forward pass from the side: recorded, resumed, masked, narrowed.
 
 All of them wrap the stock forward and leave nothing behind. Running the real forward, instead of a
 loop over layers of our own, keeps whatever a family does around its layers: embedding scales,
@@ -9,28 +9,41 @@ Shapes: hidden states are [windows, tokens, hidden]; masks are [units of the sit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from math import prod
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from pruning_core.model.anatomy import Anatomy
 from pruning_core.recipe import SiteKey, SiteKind
 
 
-def decoder_layers(model: nn.Module, anatomy: Anatomy) -> nn.ModuleList:
-    """Return the model's list of decoder layers."""
-    layers = model.get_submodule(anatomy.layers_path)
-    assert isinstance(layers, nn.ModuleList)
+class DecoderLayers(tuple[nn.Module, ...]):
+    """A model's decoder layers, in order.
+
+    Attributes:
+        return_tuples: whether a layer returns its hidden states as the first of a tuple.
+    """
+
+    return_tuples: bool = False
+
+
+def decoder_layers(model: nn.Module, anatomy: Anatomy) -> DecoderLayers:
+    """Return the model's decoder layers."""
+    modules = model.get_submodule(anatomy.layers_path)
+    assert isinstance(modules, nn.ModuleList)
+    layers = DecoderLayers(modules)
+    layers.return_tuples = anatomy.layers_return_tuples
     return layers
 
 
 @contextmanager
-def recorded(layers: nn.ModuleList, wanted: Iterable[int]) -> Iterator[dict[int, Any]]:
+def recorded(layers: Sequence[nn.Module], wanted: Iterable[int]) -> Iterator[dict[int, Any]]:
     """Collect the hidden states that enter the wanted layers, ``{layer: [w, t, hidden]}``.
 
     The index ``len(layers)`` stands for what leaves the last layer. Each forward pass inside the
@@ -59,16 +72,17 @@ def _tensor(output: Any) -> torch.Tensor:
 
 
 @contextmanager
-def resumed(layers: nn.ModuleList, start: int, hidden: torch.Tensor) -> Iterator[None]:
+def resumed(layers: DecoderLayers, start: int, hidden: torch.Tensor) -> Iterator[None]:
     """Let forward passes skip the layers below `start` and go on from `hidden`.
 
     Args:
         start: the first layer that runs; ``len(layers)`` runs none but the head.
         hidden: what enters it, [windows, tokens, hidden], for the very windows of the pass.
     """
+    output = (hidden,) if layers.return_tuples else hidden
     with ExitStack() as undo:
         for layer in layers[:start]:
-            undo.enter_context(_forward_replaced(layer, lambda *_args, **_kwargs: hidden))
+            undo.enter_context(_forward_replaced(layer, lambda *_args, **_kwargs: output))
         yield
 
 
@@ -138,3 +152,37 @@ def masked(
             output = model.get_submodule(site.output)
             hooks.callback(output.register_forward_pre_hook(scale).remove)
         yield
+
+
+def only_heads(
+    attention: nn.Module, names: tuple[str, ...], heads: int, kept: torch.Tensor
+) -> RemovableHandle:
+    """Let narrower attention see only its own heads of what is made for all heads of the model.
+
+    ALiBi adds to every attention score a slope that is the head's own; models make the slopes for
+    all heads at once and hand them to every layer.
+
+    Args:
+        names: keyword arguments of `attention`, [windows, heads, ...] or [windows * heads, ...]
+            with three axes in all; those that are the same for all heads are left as they are.
+        heads: query heads of the dense model.
+        kept: int64, those that `attention` has left.
+
+    Returns:
+        what takes the selection away again.
+    """
+    kept = kept.to(next(attention.parameters()).device)
+
+    def select(_module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        own = {name: _of_heads(kwargs[name], heads, kept) for name in names if name in kwargs}
+        return args, {**kwargs, **own}
+
+    return attention.register_forward_pre_hook(select, with_kwargs=True)
+
+
+def _of_heads(bias: torch.Tensor | None, heads: int, kept: torch.Tensor) -> torch.Tensor | None:
+    if bias is None:
+        return None
+    if bias.ndim == 3:
+        return bias.unflatten(0, (-1, heads)).index_select(1, kept).flatten(0, 1)
+    return bias.index_select(1, kept) if bias.ndim == 4 and bias.shape[1] == heads else bias

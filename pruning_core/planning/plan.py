@@ -7,6 +7,7 @@ operations. A plan is plain data: it can be shown, compared, counted and thrown 
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,10 +16,10 @@ import torch
 
 from pruning_core.errors import PrunescopeError
 from pruning_core.importance.map import ImportanceMap
-from pruning_core.importance.registry import estimator, estimators
+from pruning_core.importance.registry import able
 from pruning_core.model.anatomy import Anatomy, Part, Site, Width
 from pruning_core.planning.selection import select
-from pruning_core.recipe import Recipe, SiteKey, SiteKind
+from pruning_core.recipe import Pattern, PatternKind, Recipe, Repair, SiteKey, SiteKind
 
 DENSE = "dense"
 """The signature of a site that keeps everything."""
@@ -48,6 +49,8 @@ class SitePlan:
         asked: the sparsity that the recipe asked for.
         width: the reachable width it snapped to.
         kept: the indices that stay, by part.
+        means: fp32 [input columns of the output projection], what enters it on average, where a
+            bias shall stand in for what the removed units contributed; else None.
         signature: equal for equal choices; `DENSE` when everything stays.
     """
 
@@ -55,32 +58,69 @@ class SitePlan:
     asked: float
     width: Width
     kept: Mapping[Part, torch.Tensor]
+    means: torch.Tensor | None
     signature: str
 
+    @property
+    def kept_counts(self) -> dict[Part, int]:
+        """How many items of each part stay."""
+        return {part: len(indices) for part, indices in self.kept.items()}
 
-@dataclass(frozen=True)
-class Plan:
-    """Which units go, site by site; made by `make_plan`.
+    @property
+    def adds_bias(self) -> bool:
+        """Whether the output projection gains a bias that it had not."""
+        names = {name for name, _ in self.site.fixed}
+        return self.means is not None and f"{self.site.output}.bias" not in names
+
+
+class Plan(ABC):
+    """What leaves a model, site by site: whole units (`UnitPlan`) or single weights (`WeightPlan`).
 
     Attributes:
         recipe: what was asked for.
         anatomy: the model it is for.
-        sites: a plan for every prunable site, in layer order.
     """
 
     recipe: Recipe
     anatomy: Anatomy
-    sites: Mapping[SiteKey, SitePlan]
 
     @property
+    @abstractmethod
+    def signatures(self) -> Mapping[SiteKey, str]:
+        """What is done at each site: equal for equal outcomes, `DENSE` where nothing is."""
+
+    @property
+    @abstractmethod
     def removed_parameters(self) -> int:
-        """Parameters that leave."""
-        return sum(plan.site.parameters - plan.width.parameters for plan in self.sites.values())
+        """Parameters that leave, or become zero."""
+
+    @property
+    @abstractmethod
+    def targeted_parameters(self) -> int:
+        """Parameters that a sparsity of 1 everywhere would remove."""
+
+    @property
+    @abstractmethod
+    def removed_weights(self) -> int:
+        """Of the removed parameters those in the layers' matrices."""
+
+    @abstractmethod
+    def cost(self, dense_bytes: int, tokens: int) -> Cost:
+        """Return what the pruned model weighs; see `dense_cost` for the arguments."""
+
+    def without_tensors(self) -> Plan:
+        """Return what the plan says, without weights that it may hold; it can't be applied."""
+        return self
 
     @property
     def sparsity(self) -> float:
-        """The fraction of prunable parameters that leaves."""
-        return self.removed_parameters / self.anatomy.prunable_parameters
+        """The fraction of the targeted parameters that leaves."""
+        return self.removed_parameters / self.targeted_parameters
+
+    @property
+    def sparsity_of_linears(self) -> float:
+        """The fraction of all weights in the matrices of the layers that leaves."""
+        return self.removed_weights / self.anatomy.linear_weights
 
     @property
     def sparsity_of_all(self) -> float:
@@ -88,30 +128,76 @@ class Plan:
         return self.removed_parameters / self.anatomy.parameters
 
     @property
+    def added_parameters(self) -> int:
+        """Parameters that a repair adds."""
+        return 0
+
+    @property
     def parameters(self) -> int:
         """Parameters left in the model."""
-        return self.anatomy.parameters - self.removed_parameters
-
-    def cost(self, dense_bytes: int, tokens: int) -> Cost:
-        """Return what the pruned model weighs; see `dense_cost` for the arguments."""
-        dense = dense_cost(self.anatomy, dense_bytes, tokens)
-        weights, head_positions = 0, 0
-        for plan in self.sites.values():
-            counts = {part: len(indices) for part, indices in plan.kept.items()}
-            weights += _matrix_weights(plan.site, plan.site.counts)
-            weights -= _matrix_weights(plan.site, counts)
-            gone = plan.site.counts.get(Part.QUERY_HEAD, 0) - counts.get(Part.QUERY_HEAD, 0)
-            head_positions += gone * self.anatomy.head_dim * tokens
-        return Cost(
-            parameters=self.parameters,
-            bytes=dense.bytes - self.removed_parameters * self.anatomy.element_size,
-            operations=dense.operations - 2 * weights - 2 * head_positions,
-        )
+        return self.anatomy.parameters - self.removed_parameters + self.added_parameters
 
     @cached_property
     def prefixes(self) -> tuple[str, ...]:
         """`prefixes` of what this plan does."""
-        return prefixes(self.anatomy, {key: plan.signature for key, plan in self.sites.items()})
+        return prefixes(self.anatomy, self.signatures)
+
+
+@dataclass(frozen=True)
+class UnitPlan(Plan):
+    """Which units go, so that tensors shrink; made by `make_plan`.
+
+    Attributes:
+        sites: a plan for every prunable site, in layer order.
+    """
+
+    recipe: Recipe
+    anatomy: Anatomy
+    sites: Mapping[SiteKey, SitePlan]
+
+    @cached_property
+    def signatures(self) -> Mapping[SiteKey, str]:
+        """See `Plan`."""
+        return {key: plan.signature for key, plan in self.sites.items()}
+
+    @property
+    def removed_parameters(self) -> int:
+        """See `Plan`."""
+        return sum(plan.site.parameters - plan.width.parameters for plan in self.sites.values())
+
+    @property
+    def added_parameters(self) -> int:
+        """See `Plan`."""
+        return self.anatomy.hidden_size * sum(plan.adds_bias for plan in self.sites.values())
+
+    @property
+    def targeted_parameters(self) -> int:
+        """See `Plan`."""
+        return self.anatomy.prunable_parameters
+
+    @property
+    def removed_weights(self) -> int:
+        """See `Plan`."""
+        return sum(
+            _matrix_weights(plan.site, plan.site.counts)
+            - _matrix_weights(plan.site, plan.kept_counts)
+            for plan in self.sites.values()
+        )
+
+    def cost(self, dense_bytes: int, tokens: int) -> Cost:
+        """See `Plan`."""
+        dense = dense_cost(self.anatomy, dense_bytes, tokens)
+        head_positions = 0
+        for plan in self.sites.values():
+            counts = plan.kept_counts
+            gone = plan.site.counts.get(Part.QUERY_HEAD, 0) - counts.get(Part.QUERY_HEAD, 0)
+            head_positions += gone * self.anatomy.head_dim * tokens
+        return Cost(
+            parameters=self.parameters,
+            bytes=dense.bytes
+            - (self.removed_parameters - self.added_parameters) * self.anatomy.element_size,
+            operations=dense.operations - 2 * self.removed_weights - 2 * head_positions,
+        )
 
 
 def dense_cost(anatomy: Anatomy, dense_bytes: int, tokens: int) -> Cost:
@@ -151,7 +237,8 @@ def check_recipe(recipe: Recipe, fingerprint: str, anatomy: Anatomy) -> None:
 
     Raises:
         PrunescopeError: if the recipe is for another model, names a site that the model does not
-            have or that cannot be pruned, or an estimator that cannot follow its pattern.
+            have or that cannot be pruned, an estimator that cannot follow its pattern, or settings
+            that the estimator has not.
     """
     if recipe.fingerprint != fingerprint:
         raise PrunescopeError(
@@ -159,51 +246,69 @@ def check_recipe(recipe: Recipe, fingerprint: str, anatomy: Anatomy) -> None:
             f"loaded weights are {fingerprint}. Load that model, or make a recipe for this "
             "one."
         )
-    method = estimator(recipe.scoring.estimator)
-    if not method.follows(recipe.pattern.kind):
-        able = ", ".join(other.name for other in estimators(recipe.pattern.kind))
-        raise PrunescopeError(
-            f"{method.title} cannot choose what leaves under the pattern '{recipe.pattern}'. "
-            + (f"Estimators that can: {able}." if able else "No estimator can yet.")
-        )
-    refused = {refusal.key: refusal.reason for refusal in anatomy.refusals}
+    able(recipe.scoring.estimator, recipe.pattern).settings(dict(recipe.scoring.params))
+    prunable = prunable_sites(anatomy, recipe.pattern)
+    reasons = {refusal.key: refusal.reason for refusal in anatomy.refusals}
     for key, sparsity in recipe.sparsity:
-        if key in refused and sparsity > 0:
-            raise PrunescopeError(f"Site {key} cannot be pruned: {refused[key]}.")
-        if key not in anatomy.by_key and key not in refused:
+        if key in prunable:
+            continue
+        if key not in reasons:
             raise PrunescopeError(
                 f"The recipe names site {key}, but the model has {anatomy.layers} layers, counted "
                 "from 0."
             )
+        if sparsity > 0:
+            raise PrunescopeError(f"Site {key} cannot be pruned: {reasons[key]}.")
 
 
-def make_plan(recipe: Recipe, scores: ImportanceMap, anatomy: Anatomy) -> Plan:
+def prunable_sites(anatomy: Anatomy, pattern: Pattern) -> frozenset[SiteKey]:
+    """Return the sites that a pattern can prune: single weights may leave where no unit can."""
+    if pattern.kind is PatternKind.STRUCTURED:
+        return frozenset(anatomy.by_key)
+    return frozenset(linear.key for linear in anatomy.linears)
+
+
+def make_plan(recipe: Recipe, scores: ImportanceMap, anatomy: Anatomy) -> UnitPlan:
     """Resolve a recipe against an importance map; the model is not looked at.
 
     Raises:
         PrunescopeError: as `check_recipe`.
     """
     check_recipe(recipe, scores.fingerprint, anatomy)
+    if recipe.repair is Repair.BIAS and not scores.means:
+        raise PrunescopeError(
+            f"Bias repair needs the mean inputs that the estimator 'flap' gathers; "
+            f"'{scores.scoring.estimator}' does not. Choose 'flap', or no repair."
+        )
     asked = dict(recipe.sparsity)
-    return Plan(
+    means = scores.means if recipe.repair is Repair.BIAS else {}
+    return UnitPlan(
         recipe,
         anatomy,
-        {site.key: _plan_site(site, scores, asked.get(site.key, 0.0)) for site in anatomy.sites},
+        {
+            site.key: _plan_site(site, scores, asked.get(site.key, 0.0), means.get(site.key))
+            for site in anatomy.sites
+        },
     )
 
 
-def _plan_site(site: Site, scores: ImportanceMap, asked: float) -> SitePlan:
+def _plan_site(
+    site: Site, scores: ImportanceMap, asked: float, means: torch.Tensor | None
+) -> SitePlan:
     width = site.snap(asked)
     kept = select(site, scores.sites[site.key], width)
-    dense = width.parameters == site.parameters
-    return SitePlan(site, asked, width, kept, DENSE if dense else _signature(site, kept))
+    if width.parameters == site.parameters:
+        return SitePlan(site, asked, width, kept, None, DENSE)
+    return SitePlan(site, asked, width, kept, means, _signature(site, kept, means))
 
 
-def _signature(site: Site, kept: Mapping[Part, torch.Tensor]) -> str:
+def _signature(site: Site, kept: Mapping[Part, torch.Tensor], means: torch.Tensor | None) -> str:
     content = hashlib.sha256(str(site.key).encode())
     for part in sorted(kept):
         content.update(kept[part].numpy().tobytes())
         content.update(b"|")
+    if means is not None:
+        content.update(means.numpy().tobytes())
     return content.hexdigest()
 
 

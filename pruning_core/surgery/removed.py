@@ -1,4 +1,7 @@
-"""What stands in for a sub-layer that has lost every unit: a no-op that stock layers can call."""
+"""What stands in for a sub-layer that has lost every unit, so that stock layers can still call it.
+
+It adds nothing to the residual stream or, where a bias repairs what has left, that bias.
+"""
 
 from __future__ import annotations
 
@@ -8,32 +11,68 @@ import torch
 from torch import nn
 
 
-class RemovedMlp(nn.Module):
-    """An MLP that adds nothing to the residual stream."""
+class _Removed(nn.Module):
+    """What both kinds have in common: the bias, if there is one."""
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Return zeros like the hidden states, [..., tokens, hidden]."""
-        return torch.zeros_like(hidden_states)
+    shift: torch.Tensor | None
+
+    def __init__(self, shift: torch.Tensor | None = None) -> None:
+        """Take what the sub-layer contributed on average, [hidden], or None for nothing."""
+        super().__init__()
+        self.register_buffer("shift", shift, persistent=False)
+
+    def contribution(
+        self, hidden_states: torch.Tensor, residual: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Return what a sub-layer returns for hidden states, [..., tokens, hidden].
+
+        Args:
+            residual: given to a sub-layer that adds it itself.
+        """
+        start = torch.zeros_like(hidden_states) if residual is None else residual
+        return start if self.shift is None else start + self.shift
 
 
-class RemovedAttention(nn.Module):
-    """Attention that adds nothing to the residual stream.
+class RemovedMlp(_Removed):
+    """An MLP without units."""
+
+    def forward(
+        self, hidden_states: torch.Tensor, residual: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Return its contribution, [..., tokens, hidden]."""
+        return self.contribution(hidden_states, residual)
+
+
+class RemovedAttention(_Removed):
+    """Attention without units.
 
     It still writes one number per token into the key/value cache: transformers reads the length of
     the sequence off the cache of a layer, and generation goes silently wrong where that layer has
     nothing to say.
     """
 
-    def __init__(self, layer_idx: int) -> None:
-        super().__init__()
+    def __init__(self, layer_idx: int, shift: torch.Tensor | None = None) -> None:
+        super().__init__(shift)
         self.layer_idx = layer_idx
 
     def forward(
-        self, hidden_states: torch.Tensor, past_key_values: Any = None, **_kwargs: Any
+        self,
+        hidden_states: torch.Tensor,
+        residual: torch.Tensor | None = None,
+        *,
+        past_key_values: Any = None,
+        layer_past: Any = None,
+        **_kwargs: Any,
     ) -> tuple[torch.Tensor, None]:
-        """Return zeros like the hidden states, [batch, tokens, hidden], and no attention map."""
-        if past_key_values is not None:
+        """Return its contribution, [batch, tokens, hidden], and no attention map.
+
+        Args:
+            residual: given to attention that adds it itself.
+            past_key_values, layer_past: the cache, by either of its names.
+        """
+        cache = layer_past if past_key_values is None else past_key_values
+        if cache is not None:
             batch, tokens, _ = hidden_states.shape
             clock = hidden_states.new_zeros(batch, 1, tokens, 1)
-            past_key_values.update(clock, clock, self.layer_idx)
-        return torch.zeros_like(hidden_states), None
+            cache.update(clock, clock, self.layer_idx)
+        return self.contribution(hidden_states, residual), None

@@ -15,11 +15,15 @@ from contextlib import contextmanager
 
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from pruning_core.errors import PrunescopeError
-from pruning_core.model.anatomy import Anatomy, Site, read_anatomy
-from pruning_core.planning.plan import DENSE, Plan, SitePlan
+from pruning_core.model.anatomy import Anatomy, Part, Site, read_anatomy
+from pruning_core.model.forward import only_heads
+from pruning_core.planning.plan import DENSE, Plan, SitePlan, UnitPlan
+from pruning_core.planning.thinning import WeightPlan
 from pruning_core.recipe import SiteKey, SiteKind
 from pruning_core.surgery.removed import RemovedAttention, RemovedMlp
 
@@ -43,13 +47,22 @@ class Workbench:
         self.anatomy: Anatomy = read_anatomy(model)
         self.plan: Plan | None = None
         self.dense_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
-        self._modules = {site.key: model.get_submodule(site.module) for site in self.anatomy.sites}
-        self._dense = {
-            coupling.tensor: model.get_parameter(coupling.tensor)
+        self._modules = {
+            name: model.get_submodule(name)
             for site in self.anatomy.sites
-            for coupling in site.couplings
+            for name in (site.module, *site.replaced)
         }
-        self._signatures = {site.key: DENSE for site in self.anatomy.sites}
+        self._output_biases = {
+            site.key: model.get_submodule(site.output).bias for site in self.anatomy.sites
+        }
+        self._hooks: dict[SiteKey, RemovableHandle] = {}
+        self._tensors = _tensors_by_site(self.anatomy)
+        self._dense = {
+            tensor: model.get_parameter(tensor)
+            for tensors in self._tensors.values()
+            for tensor in tensors
+        }
+        self._signatures = dict.fromkeys(self._tensors, DENSE)
         offloaded = [name for name, weight in self._dense.items() if weight.is_meta]
         if offloaded:
             raise PrunescopeError(
@@ -64,16 +77,21 @@ class Workbench:
 
     def apply(self, plan: Plan) -> None:
         """Make the model the one that a plan describes; only sites that differ are touched."""
-        for key, site_plan in plan.sites.items():
-            if self._signatures[key] != site_plan.signature:
-                self._apply_site(site_plan)
+        for key, present in self._signatures.items():
+            wanted = plan.signatures.get(key, DENSE)
+            if present != wanted:
+                self._restore_site(key)
+                # Noted first: a failure half-way (memory) must not leave the site looking dense.
+                self._signatures[key] = wanted
+                if wanted != DENSE:
+                    self._apply_site(key, plan)
         self.plan = plan
 
     def restore(self) -> None:
         """Return to the dense model, bit for bit."""
-        for site in self.anatomy.sites:
-            if self._signatures[site.key] != DENSE:
-                self._restore_site(site)
+        for key, present in self._signatures.items():
+            if present != DENSE:
+                self._restore_site(key)
         self.plan = None
 
     @contextmanager
@@ -97,34 +115,66 @@ class Workbench:
         else:
             self.apply(plan)
 
-    def _apply_site(self, plan: SitePlan) -> None:
+    def _apply_site(self, key: SiteKey, plan: Plan) -> None:
+        if isinstance(plan, WeightPlan):
+            for tensor, thinned in plan.sites[key].weights.items():
+                self._put(tensor, thinned)
+        elif isinstance(plan, UnitPlan):
+            self._cut(plan.sites[key])
+
+    def _cut(self, plan: SitePlan) -> None:
         site = plan.site
-        self._restore_site(site)
-        if plan.signature == DENSE:
-            return
-        # Noted first: a failure half-way (memory) must not leave the site looking dense.
-        self._signatures[site.key] = plan.signature
+        shift = None if plan.means is None else self._shift(plan, plan.means)
         if not plan.width.units:
-            self._replace(site, _removed(site.key))
+            for name, module in zip(site.replaced, _removed(site, shift), strict=True):
+                self._replace(name, module)
             return
         for coupling in site.couplings:
             dense = self._dense[coupling.tensor]
             index = coupling.indices(plan.kept).to(dense.device)
             self._put(coupling.tensor, dense.detach().index_select(coupling.axis, index))
+        if shift is not None:
+            self._put(f"{site.output}.bias", shift)
         if site.key.kind is SiteKind.ATTENTION:
             self._set_heads(site, plan.width.units, plan.width.heads)
+            if site.head_biases:
+                self._hooks[site.key] = only_heads(
+                    self._modules[site.module],
+                    site.head_biases,
+                    site.counts[Part.QUERY_HEAD],
+                    plan.kept[Part.QUERY_HEAD],
+                )
 
-    def _restore_site(self, site: Site) -> None:
-        self._replace(site, self._modules[site.key])
-        for coupling in site.couplings:
-            self._put(coupling.tensor, self._dense[coupling.tensor])
-        if site.key.kind is SiteKind.ATTENTION:
-            self._set_heads(site, site.units, site.heads_per_unit)
-        self._signatures[site.key] = DENSE
+    def _shift(self, plan: SitePlan, means: torch.Tensor) -> torch.Tensor:
+        """Return the bias that stands in for what the removed units contributed on average."""
+        site = plan.site
+        columns = next(c for c in site.couplings if c.tensor == f"{site.output}.weight")
+        dense = self._dense[columns.tensor].detach()
+        gone = torch.ones(dense.shape[columns.axis], dtype=torch.bool)
+        gone[columns.indices(plan.kept)] = False
+        gone = gone.to(dense.device)
+        weight = dense if columns.axis == 1 else dense.T
+        shift = weight[:, gone].float() @ means.to(dense.device)[gone]
+        bias = self._output_biases[site.key]
+        return (shift if bias is None else shift + bias.float()).to(dense.dtype)
 
-    def _replace(self, site: Site, module: nn.Module) -> None:
-        parent, _, name = site.module.rpartition(".")
-        setattr(self.model.get_submodule(parent), name, module)
+    def _restore_site(self, key: SiteKey) -> None:
+        site = self.anatomy.by_key.get(key)
+        if site is not None:
+            for name in site.replaced:
+                self._replace(name, self._modules[name])
+            setattr(self.model.get_submodule(site.output), "bias", self._output_biases[key])  # noqa: B010 - nn.Module types attributes as tensors
+            if key.kind is SiteKind.ATTENTION:
+                self._set_heads(site, site.units, site.heads_per_unit)
+        for tensor in self._tensors[key]:
+            self._put(tensor, self._dense[tensor])
+        if key in self._hooks:
+            self._hooks.pop(key).remove()
+        self._signatures[key] = DENSE
+
+    def _replace(self, name: str, module: nn.Module) -> None:
+        parent, _, attribute = name.rpartition(".")
+        setattr(self.model.get_submodule(parent), attribute, module)
 
     def _put(self, tensor: str, value: torch.Tensor) -> None:
         name, _, attribute = tensor.rpartition(".")
@@ -133,17 +183,13 @@ class Workbench:
         setattr(module, attribute, parameter)
         if isinstance(module, nn.Linear) and attribute == "weight":
             module.out_features, module.in_features = parameter.shape
+        elif isinstance(module, Conv1D) and attribute == "weight":
+            module.nx, module.nf = parameter.shape
 
     def _set_heads(self, site: Site, units: int, heads: int) -> None:
         """Tell an attention module how many heads it has; stock code reads these when it runs."""
-        module = self._modules[site.key]
-        values = {
-            "num_heads": units * heads,
-            "num_attention_heads": units * heads,
-            "num_key_value_heads": units,
-            "num_key_value_groups": heads,
-        }
-        for name, value in values.items():
+        module = self._modules[site.module]
+        for name, value in site.head_attributes(units, heads).items():
             if hasattr(module, name):
                 setattr(module, name, value)
         if site.reads_config:
@@ -153,5 +199,19 @@ class Workbench:
             setattr(module, "config", config)  # noqa: B010 - nn.Module types attributes as tensors
 
 
-def _removed(key: SiteKey) -> nn.Module:
-    return RemovedAttention(key.layer) if key.kind is SiteKind.ATTENTION else RemovedMlp()
+def _tensors_by_site(anatomy: Anatomy) -> dict[SiteKey, list[str]]:
+    """Return every tensor that some plan may change, by the site it belongs to."""
+    tensors: dict[SiteKey, dict[str, None]] = {}
+    for site in anatomy.sites:
+        for coupling in site.couplings:
+            tensors.setdefault(site.key, {})[coupling.tensor] = None
+    for linear in anatomy.linears:
+        tensors.setdefault(linear.key, {})[linear.tensor] = None
+    return {key: list(names) for key, names in sorted(tensors.items())}
+
+
+def _removed(site: Site, shift: torch.Tensor | None) -> list[nn.Module]:
+    """Return what stands in for the modules of a site that has lost every unit."""
+    attention = site.key.kind is SiteKind.ATTENTION
+    last = RemovedAttention(site.key.layer, shift) if attention else RemovedMlp(shift)
+    return [*(nn.Identity() for _ in site.replaced[1:]), last]

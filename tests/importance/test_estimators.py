@@ -357,7 +357,7 @@ def test_two_of_one_name_are_a_mistake() -> None:
 
 def test_the_list_begins_with_hybrids_and_ends_with_baselines() -> None:
     grains = [method.grain for method in estimators()]
-    order = [Grain.HYBRID, Grain.FINE, Grain.COARSE, Grain.BASELINE]
+    order = [Grain.HYBRID, Grain.FINE, Grain.COARSE, Grain.LAYER, Grain.BASELINE]
     assert grains == sorted(grains, key=order.index)
     assert {"hybrid", "fine", "coarse", "magnitude", "random"} <= set(NAMES)
 

@@ -19,7 +19,7 @@ from transformers import (
     AutoModelForCausalLM,
     BertConfig,
     BertForMaskedLM,
-    GPT2Config,
+    CTRLConfig,
     LlamaForSequenceClassification,
     T5Config,
     T5ForConditionalGeneration,
@@ -289,10 +289,10 @@ def test_what_does_not_predict_the_next_token_is_told(
 
 
 def of_another_family(folder: Path) -> str:
-    config = GPT2Config(vocab_size=128, n_embd=32, n_layer=1, n_head=2)
-    config.architectures = ["GPT2LMHeadModel"]
+    config = CTRLConfig(vocab_size=128, n_embd=32, n_layer=1, n_head=2)
+    config.architectures = ["CTRLLMHeadModel"]
     config.save_pretrained(folder)
-    return "Models of type 'gpt2' are not supported. Supported types: .*llama"
+    return "Models of type 'ctrl' are not supported. Supported types: .*llama"
 
 
 def without_layers(folder: Path) -> str:

@@ -57,8 +57,8 @@ def test_a_gguf_has_the_parameters_of_its_model(tmp_path: Path) -> None:
 
 
 def test_what_can_not_be_pruned_is_said_before_memory_is(tmp_path: Path) -> None:
-    AutoConfig.for_model("gpt2", architectures=["GPT2LMHeadModel"]).save_pretrained(tmp_path)
-    with pytest.raises(PrunescopeError, match="'gpt2' are not supported"):
+    AutoConfig.for_model("ctrl", architectures=["CTRLLMHeadModel"]).save_pretrained(tmp_path)
+    with pytest.raises(PrunescopeError, match="'ctrl' are not supported"):
         preflight(str(tmp_path), CPU, torch.bfloat16)
 
 

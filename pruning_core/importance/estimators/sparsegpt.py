@@ -83,8 +83,8 @@ def inverse_factor(hessian: torch.Tensor, damping: float, name: str) -> torch.Te
         factor, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(factor), upper=True)
     if failed or not factor.isfinite().all():
         raise PrunescopeError(
-            f"The input moments of {name} cannot be inverted. Raise the damping above {damping}, or "
-            "calibrate on more windows."
+            f"The input moments of {name} cannot be inverted. Raise the damping above {damping}, "
+            "or calibrate on more windows."
         )
     return factor
 

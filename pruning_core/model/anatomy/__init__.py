@@ -4,6 +4,8 @@ from pruning_core.model.anatomy.reader import read_anatomy
 from pruning_core.model.anatomy.structure import (
     Anatomy,
     Coupling,
+    HeadCount,
+    Linear,
     Part,
     Refusal,
     Segment,
@@ -14,6 +16,8 @@ from pruning_core.model.anatomy.structure import (
 __all__ = [
     "Anatomy",
     "Coupling",
+    "HeadCount",
+    "Linear",
     "Part",
     "Refusal",
     "Segment",

@@ -7,6 +7,9 @@ Phi-3 with 4 query heads over 2 key/value heads of width 8, for example, is
     Coupling("….qkv_proj.weight", axis=0, slice_size=32, segments=(
         Segment(Part.QUERY_HEAD, 4, 8), Segment(Part.KV_HEAD, 2, 8), Segment(Part.KV_HEAD, 2, 8)))
 
+BLOOM, GPT-NeoX and Falcon store the rows group by group: queries, key and value of the first
+key/value head, then of the second. There a group's rows are one item, and it leaves as a whole.
+
 Scoring folds a matrix along that axis, surgery gathers along it, counting multiplies along it: one
 description serves all three, for every family.
 
@@ -32,6 +35,19 @@ class Part(StrEnum):
     QUERY_HEAD = "query_head"
     KV_HEAD = "kv_head"
     CHANNEL = "channel"
+
+
+class HeadCount(StrEnum):
+    """What an attribute of an attention module counts.
+
+    QUERY: query heads. KV: key/value heads. SHARED: query heads that share one key/value head.
+    WIDTH: the entries of all query heads together.
+    """
+
+    QUERY = "query"
+    KV = "kv"
+    SHARED = "shared"
+    WIDTH = "width"
 
 
 @dataclass(frozen=True)
@@ -109,6 +125,12 @@ class Site:
         fixed: (name, number of parameters) of the tensors that keep their shape.
         reads_config: whether the sub-layer's code reads head counts off its config, so that a
             narrower one needs a config of its own.
+        head_counts: attributes of the sub-layer, with what they count; see `head_attributes`.
+        head_biases: keyword arguments that bring something for every query head of the dense site.
+        whole_groups: whether query heads leave with their key/value head only.
+        removable: whether it can lose every unit.
+        stood_in_for: the modules that no-ops stand in for then, all but the last of them only
+            passing on what they are given; by default the sub-layer itself.
     """
 
     key: SiteKey
@@ -117,6 +139,11 @@ class Site:
     couplings: tuple[Coupling, ...]
     fixed: tuple[tuple[str, int], ...] = ()
     reads_config: bool = False
+    head_counts: tuple[tuple[str, HeadCount], ...] = ()
+    head_biases: tuple[str, ...] = ()
+    whole_groups: bool = False
+    removable: bool = True
+    stood_in_for: tuple[str, ...] = ()
 
     @cached_property
     def counts(self) -> dict[Part, int]:
@@ -135,6 +162,27 @@ class Site:
         if self.key.kind is SiteKind.MLP:
             return 0
         return self.counts[Part.QUERY_HEAD] // self.counts[Part.KV_HEAD]
+
+    @property
+    def replaced(self) -> tuple[str, ...]:
+        """The modules that no-ops stand in for once every unit has left."""
+        return self.stood_in_for or (self.module,)
+
+    def head_attributes(self, units: int, heads: int) -> dict[str, int]:
+        """Return the values of `head_counts` with `units` groups of `heads` query heads each."""
+        width = sum(
+            s.width
+            for coupling in self.couplings
+            if coupling.tensor == f"{self.output}.weight"
+            for s in coupling.segments
+        )
+        values = {
+            HeadCount.QUERY: units * heads,
+            HeadCount.KV: units,
+            HeadCount.SHARED: heads,
+            HeadCount.WIDTH: units * heads * width,
+        }
+        return {name: values[count] for name, count in self.head_counts}
 
     @property
     def matrices(self) -> tuple[Coupling, ...]:
@@ -162,31 +210,35 @@ class Site:
 
     @cached_property
     def ladder(self) -> tuple[Width, ...]:
-        """Every width the site can reach, from dense to none.
+        """Every width the site can reach, from dense to none, or to one unit where one must stay.
 
         An MLP loses channel by channel. Attention loses whole key/value groups and, between those,
         one query head in every kept group at a time: the shapes stay rectangular, so that stock
         attention runs them.
         """
         if self.key.kind is SiteKind.MLP:
-            return tuple(self.width(units, 0) for units in range(self.units, -1, -1))
+            return tuple(self.width(n, 0) for n in range(self.units, self._fewest - 1, -1))
         full = self.heads_per_unit
         # A group costs one key and value and one query and output per head: heads + 1 in all.
         steps = [
             self.width(units, heads)
             for units in range(self.units, 0, -1)
-            for heads in range(full, 0, -1)
+            for heads in range(full, full - 1 if self.whole_groups else 0, -1)
             if units * (heads + 1) > (units - 1) * (full + 1)
         ]
-        return (*steps, self.width(0, 0))
+        return (*steps, self.width(0, 0)) if self.removable else tuple(steps)
 
     def snap(self, sparsity: float) -> Width:
         """Return the reachable width nearest to a sparsity, the wider one of two equals."""
         if self.key.kind is SiteKind.MLP:
             near = round((1 - sparsity) * self.units)
-            around = range(min(near + 1, self.units), max(near - 2, -1), -1)
+            around = range(min(near + 1, self.units), max(near - 2, self._fewest - 1), -1)
             return min((self.width(n, 0) for n in around), key=lambda w: abs(w.sparsity - sparsity))
         return min(self.ladder, key=lambda width: abs(width.sparsity - sparsity))
+
+    @property
+    def _fewest(self) -> int:
+        return 0 if self.removable else 1
 
     def _parameters(self, counts: Mapping[Part, int]) -> int:
         coupled = sum(
@@ -194,6 +246,32 @@ class Site:
             for coupling in self.couplings
         )
         return coupled + sum(size for _, size in self.fixed)
+
+
+@dataclass(frozen=True)
+class Linear:
+    """One matrix of a layer that weight-level methods can thin, whether its site can shrink or not.
+
+    Attributes:
+        tensor: the parameter's name from the model's root.
+        key: the site it belongs to.
+        module: the projection's name from the model's root; the input of that module is the input
+            of the matrix.
+        transposed: whether the tensor is stored [in, out] (``Conv1D``) and not [out, in].
+        size: how many weights it has.
+        channel_axis: the axis of the [out, in] matrix along which the MLP's channels lie: 0 for
+            those that make them (twice over where gate and up are one matrix), 1 for the one that
+            reads them. None in attention.
+        is_output: whether it is the site's output projection.
+    """
+
+    tensor: str
+    key: SiteKey
+    module: str
+    size: int
+    transposed: bool = False
+    channel_axis: int | None = None
+    is_output: bool = False
 
 
 @dataclass(frozen=True)
@@ -220,6 +298,9 @@ class Anatomy:
         element_size: bytes of one parameter of a site.
         sites: every prunable site, in layer order, attention before MLP.
         refusals: the places that cannot be pruned.
+        layers_return_tuples: whether a layer returns its hidden states as the first of a tuple.
+        linears: every matrix of every layer, those of refused sites too, in layer order, attention
+            before MLP. Experts are left out: theirs are stacked in tensors of three axes.
     """
 
     family: str
@@ -232,6 +313,8 @@ class Anatomy:
     element_size: int
     sites: tuple[Site, ...]
     refusals: tuple[Refusal, ...] = ()
+    layers_return_tuples: bool = False
+    linears: tuple[Linear, ...] = ()
 
     @cached_property
     def by_key(self) -> dict[SiteKey, Site]:
@@ -242,6 +325,11 @@ class Anatomy:
     def prunable_parameters(self) -> int:
         """Parameters of all sites: what a sparsity of 1 everywhere would remove."""
         return sum(site.parameters for site in self.sites)
+
+    @cached_property
+    def linear_weights(self) -> int:
+        """Weights in the matrices of all layers."""
+        return sum(linear.size for linear in self.linears)
 
     def of_kind(self, kind: SiteKind) -> tuple[Site, ...]:
         """Return the sites of one kind, in layer order."""

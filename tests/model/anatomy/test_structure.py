@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pruning_core.model.anatomy import Coupling, Part, Segment, Site
+from pruning_core.model.anatomy import Coupling, HeadCount, Part, Segment, Site
 from pruning_core.recipe import SiteKey, SiteKind
 
 
@@ -62,6 +64,30 @@ def test_one_group_still_loses_heads_one_by_one() -> None:
 
 def test_without_sharing_groups_are_heads() -> None:
     assert [w.units for w in attention(4, 1).ladder] == [4, 3, 2, 1, 0]
+
+
+def test_what_cannot_go_altogether_keeps_a_unit() -> None:
+    for site in (attention(3, 3), mlp(40)):
+        kept = replace(site, removable=False)
+        assert kept.ladder == site.ladder[:-1]
+        assert kept.snap(1.0) == site.ladder[-2]
+        assert kept.snap(0.0) == site.ladder[0]
+
+
+def test_groups_that_leave_whole_skip_the_steps_between() -> None:
+    site = replace(attention(3, 3), whole_groups=True)
+    assert [(w.units, w.heads) for w in site.ladder] == [(3, 3), (2, 3), (1, 3), (0, 0)]
+
+
+def test_values_of_what_attention_calls_its_head_counts() -> None:
+    counts = (
+        ("num_heads", HeadCount.QUERY),
+        ("kv", HeadCount.KV),
+        ("groups", HeadCount.SHARED),
+        ("split", HeadCount.WIDTH),
+    )
+    site = replace(attention(3, 3, width=4), output="a.o", head_counts=counts)
+    assert site.head_attributes(2, 3) == {"num_heads": 6, "kv": 2, "groups": 3, "split": 24}
 
 
 @given(st.integers(1, 8), st.integers(1, 8), st.floats(0, 1))

@@ -1,7 +1,8 @@
-"""What a run tells about its process: memory, on machines that are not at hand."""
+"""Peak memory, on this machine and on machines that are not at hand."""
 
 from __future__ import annotations
 
+import mmap
 import sys
 from types import SimpleNamespace
 
@@ -9,7 +10,7 @@ import psutil
 import pytest
 import torch
 
-from pruning_core.runs import peak_memory
+from pruning_core.peak import peak_memory, restart_peak
 
 
 def test_peak_memory_is_told_where_there_is_no_resource_module(
@@ -33,3 +34,16 @@ def test_without_a_gpu_none_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert {*peak_memory()} == {"main"}
     assert peak_memory()["main"] > 1e6
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the count cannot start anew")
+def test_the_count_can_start_anew() -> None:
+    restart_peak()
+    before = peak_memory()["main"]
+    # Memory of its own: an allocator would hand out what it has kept from earlier.
+    with mmap.mmap(-1, 64_000_000) as pages:
+        pages.write(bytes(1) * len(pages))
+    after = peak_memory()["main"]
+    assert after >= before + 50e6
+    restart_peak()
+    assert peak_memory()["main"] < after - 30e6

@@ -1,0 +1,204 @@
+"""A walk through a model's layers, as weight-level methods need it.
+
+At every layer one looks, which runs the dense layer on the calibration windows and gathers what
+enters its matrices, and then steps, which runs it again with whatever weights it shall have from
+now on and hands the result to the next layer. The model itself is never written to: layers run with
+other weights for the length of one call.
+
+The layers run inside the model's own forward, which brings the masks and positions that belong to
+each family; the layers below are skipped and what lies above is never reached.
+
+Source: the layer-wise scheme of SparseGPT (arXiv 2301.00774) and Wanda (arXiv 2306.11695).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.func import functional_call
+from transformers import PreTrainedModel
+
+from pruning_core.calibration.moments import InputMoments
+from pruning_core.errors import PrunescopeError
+from pruning_core.model.anatomy import Anatomy, Linear
+from pruning_core.model.forward import decoder_layers, resumed
+from pruning_core.progress import Tick, silent
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a look at a layer gathered about one matrix.
+
+    Attributes:
+        moments: of its inputs.
+        regional: fp32 [out, in] as stored, root mean square over samples of
+            ``d ||layer output||_2 / dW``; None if it was not asked for.
+    """
+
+    moments: InputMoments
+    regional: torch.Tensor | None
+
+
+class Walk:
+    """A walk from the first layer to the last.
+
+    Attributes:
+        layer: the layer that is looked at next.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, anatomy: Anatomy, windows: torch.Tensor, tick: Tick = silent
+    ) -> None:
+        """Stand before the first layer.
+
+        Args:
+            model: dense, frozen.
+            windows: int64 [samples, tokens].
+            tick: hears one step per window and layer.
+        """
+        self._model = model
+        self._layers = decoder_layers(model, anatomy)
+        self._windows = windows
+        self._tick = tick
+        self._entering: list[torch.Tensor] = []
+        self._leaving: list[torch.Tensor] = []
+        self.layer = 0
+
+    def look(
+        self, linears: Collection[Linear], *, hessian: bool = False, regional: bool = False
+    ) -> dict[str, Seen]:
+        """Run the dense layer and return what was seen of its matrices, by tensor name.
+
+        Args:
+            linears: matrices of this layer.
+            hessian: gather all products of inputs, not only their squares.
+            regional: gather gradients of the norm of the layer's output.
+
+        Raises:
+            Cancelled: by the tick.
+            PrunescopeError: if an input is not finite.
+        """
+        moments: dict[str, InputMoments] = {}
+        squares = {
+            linear.tensor: torch.zeros_like(
+                self._model.get_parameter(linear.tensor), dtype=torch.float32
+            )
+            for linear in (linears if regional else ())
+        }
+        self._leaving = []
+        for index in range(len(self._windows)):
+            self._report(index)
+            leaves = {
+                name: self._model.get_parameter(name).detach().requires_grad_() for name in squares
+            }
+            with _inputs_of(self._model, linears) as inputs, torch.set_grad_enabled(regional):
+                output = self._run(index, leaves)
+            if regional:
+                gradients = torch.autograd.grad(output.float().norm(), list(leaves.values()))
+                for name, gradient in zip(leaves, gradients, strict=True):
+                    squares[name] += gradient.float().square()
+            self._leaving.append(output.detach())
+            self._add(moments, inputs, hessian)
+        return {
+            name: Seen(
+                found,
+                (squares[name] / len(self._windows)).sqrt() if regional else None,
+            )
+            for name, found in moments.items()
+        }
+
+    def step(self, weights: Mapping[str, torch.Tensor]) -> None:
+        """Run the layer with other weights, or leave it dense, and go on to the next.
+
+        Args:
+            weights: by tensor name, as stored; what is not named stays as it is.
+
+        Raises:
+            Cancelled: by the tick.
+        """
+        if weights or len(self._leaving) < len(self._windows):
+            self._leaving = []
+            for index in range(len(self._windows)):
+                self._report(index)
+                with torch.no_grad():
+                    self._leaving.append(self._run(index, weights))
+        self._entering, self._leaving = self._leaving, []
+        self.layer += 1
+
+    def _run(self, window: int, weights: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Return what leaves the layer for one window, [1, tokens, hidden]."""
+        ids = self._windows[window][None].to(self._model.device)
+        with ExitStack() as around:
+            if self.layer:
+                entering = self._entering[window]
+                around.enter_context(resumed(self._layers, self.layer, entering))
+            stop = self._layers[self.layer].register_forward_hook(_stop)
+            around.callback(stop.remove)
+            try:
+                functional_call(
+                    self._model, dict(weights), kwargs={"input_ids": ids, "use_cache": False}
+                )
+            except _LeftLayer as left:
+                return left.hidden
+        raise AssertionError("the forward pass never came to the layer")
+
+    def _report(self, window: int) -> None:
+        windows = len(self._windows)
+        self._tick(
+            "walking the layers",
+            self.layer * windows + window,
+            len(self._layers) * windows,
+            f"layer {self.layer}",
+        )
+
+    def _add(
+        self,
+        moments: dict[str, InputMoments],
+        inputs: Mapping[str, torch.Tensor],
+        hessian: bool,
+    ) -> None:
+        """Add one window; matrices that read the same tensor share its moments."""
+        shared: dict[int, InputMoments] = {}
+        for name, entered in inputs.items():
+            if id(entered) not in shared:
+                if not entered.isfinite().all():
+                    raise PrunescopeError(
+                        f"What enters {name} is not finite in the model's {entered.dtype}, so its "
+                        "weights cannot be ranked. Load the model in bfloat16 or float32, whose "
+                        "range is larger."
+                    )
+                known = moments.get(name) or InputMoments(
+                    entered.shape[-1], entered.device, hessian=hessian
+                )
+                known.add(entered.flatten(0, -2))
+                shared[id(entered)] = known
+            moments[name] = shared[id(entered)]
+
+
+class _LeftLayer(Exception):
+    """Carries what left the layer out of the forward pass, which need not go on."""
+
+    def __init__(self, hidden: torch.Tensor) -> None:
+        self.hidden = hidden
+
+
+def _stop(_module: nn.Module, _args: Any, output: Any) -> None:
+    raise _LeftLayer(output[0] if isinstance(output, tuple) else output)
+
+
+@contextmanager
+def _inputs_of(model: nn.Module, linears: Collection[Linear]) -> Iterator[dict[str, torch.Tensor]]:
+    """Collect what enters some matrices, by tensor name."""
+    inputs: dict[str, torch.Tensor] = {}
+    with ExitStack() as hooks:
+        for linear in linears:
+            hook = model.get_submodule(linear.module).register_forward_pre_hook(
+                lambda _module, args, name=linear.tensor: inputs.__setitem__(name, args[0])
+            )
+            hooks.callback(hook.remove)
+        yield inputs
