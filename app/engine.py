@@ -11,17 +11,16 @@ torch and transformers are imported inside the jobs, so that the first page pain
 from __future__ import annotations
 
 import gc
-import threading
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple
 
+from app.recent import Recent
 from app.results import Answers, Measured, OnBench, Side
 from pruning_core.errors import PrunescopeError
 from pruning_core.jobs import Job, JobService
 from pruning_core.progress import Tick, silent
-from pruning_core.recipe import Calibration, Recipe, Scoring
+from pruning_core.recipe import Calibration, PatternKind, Recipe, Scoring
 
 if TYPE_CHECKING:
     import torch
@@ -34,37 +33,16 @@ if TYPE_CHECKING:
     from pruning_core.importance.map import ImportanceMap
     from pruning_core.model.loading import LoadedModel
     from pruning_core.planning.plan import Plan
+    from pruning_core.planning.thinning import SiteMask, WeightPlan
     from pruning_core.surgery.workbench import Workbench
 
 Publish = Callable[[object], None]
-K = TypeVar("K")
-V = TypeVar("V")
 
 KEPT_MAPS = 24
 KEPT_EVIDENCE = 3
 KEPT_TEXTS = 6
-
-
-class _Recent(Generic[K, V]):
-    """A small dictionary that forgets what was used longest ago."""
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._items: OrderedDict[K, V] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def get(self, key: K) -> V | None:
-        with self._lock:
-            if key in self._items:
-                self._items.move_to_end(key)
-            return self._items.get(key)
-
-    def put(self, key: K, value: V) -> None:
-        with self._lock:
-            self._items[key] = value
-            self._items.move_to_end(key)
-            while len(self._items) > self._size:
-                self._items.popitem(last=False)
+KEPT_MASKS = 2
+"""How many recipes of single weights are kept, each as large as the layers of the model."""
 
 
 class _Probe(NamedTuple):
@@ -83,12 +61,15 @@ class _Bench:
 
         self.loaded = loaded
         self.bench: Workbench = Workbench(loaded.model)
-        self.maps: _Recent[Scoring, ImportanceMap] = _Recent(KEPT_MAPS)
-        self.evidence: _Recent[Calibration, Evidence] = _Recent(KEPT_EVIDENCE)
-        self.closeups: _Recent[tuple[Calibration, str], torch.Tensor] = _Recent(1)
-        self.probes: _Recent[Protocol, _Probe] = _Recent(1)
-        self.dense: _Recent[Protocol, Side] = _Recent(8)
-        self.dense_answers: _Recent[tuple[str, int], Generated] = _Recent(32)
+        self.maps: Recent[Scoring, ImportanceMap] = Recent(KEPT_MAPS)
+        self.evidence: Recent[Calibration, Evidence] = Recent(KEPT_EVIDENCE)
+        self.closeups: Recent[tuple[Calibration, str], torch.Tensor] = Recent(1)
+        self.outliers: Recent[Calibration, torch.Tensor] = Recent(4)
+        self.masks: Recent[str, SiteMask] = Recent(KEPT_MASKS * len(self.bench.anatomy.linears))
+        self.thinned: Recent[Recipe, WeightPlan] = Recent(KEPT_MASKS)
+        self.probes: Recent[Protocol, _Probe] = Recent(1)
+        self.dense: Recent[Protocol, Side] = Recent(8)
+        self.dense_answers: Recent[tuple[str, int], Generated] = Recent(32)
         self.seen = OnBench(
             ref=str(loaded.ref),
             fingerprint=loaded.fingerprint,
@@ -107,7 +88,7 @@ class Engine:
     def __init__(self) -> None:
         self.jobs = JobService()
         self._current: _Bench | None = None
-        self._texts: _Recent[tuple[str, Split], Text] = _Recent(KEPT_TEXTS)
+        self._texts: Recent[tuple[str, Split], Text] = Recent(KEPT_TEXTS)
 
     @property
     def model(self) -> OnBench | None:
@@ -196,7 +177,7 @@ class Engine:
                 for scoring in scorings:
                     if current.maps.get(scoring) is None:
                         evidence = self._evidence(current, scoring.calibration, tick)
-                        current.maps.put(scoring, score(scoring, evidence, fingerprint))
+                        current.maps[scoring] = score(scoring, evidence, fingerprint)
                     publish(scoring)
 
         names = ", ".join(scoring.estimator for scoring in scorings)
@@ -221,13 +202,40 @@ class Engine:
             current = self._on_bench(fingerprint)
             with current.bench.applied(None):
                 evidence = self._evidence(current, calibration, tick)
-                current.closeups.put((calibration, tensor), evidence.closeup(tensor))
+                current.closeups[calibration, tensor] = evidence.closeup(tensor)
 
         key = (fingerprint, calibration, tensor)
         return self.jobs.submit(owner, "closeup", f"Looking into {tensor}", work, key=key)
 
+    def outliers(self, fingerprint: str, calibration: Calibration) -> torch.Tensor | None:
+        """Return how many outliers each layer has, if that has been worked out."""
+        current = self._current
+        if current is None or current.seen.fingerprint != fingerprint:
+            return None
+        return current.outliers.get(calibration)
+
+    def count_outliers(self, owner: str, fingerprint: str, calibration: Calibration) -> Job[None]:
+        """Work out how many outliers each layer has."""
+
+        def work(tick: Tick, _publish: Publish) -> None:
+            from pruning_core.planning.outliers import outlier_shares
+
+            current = self._on_bench(fingerprint)
+            with current.bench.applied(None):
+                windows = self._evidence(current, calibration, tick).windows
+                current.outliers[calibration] = outlier_shares(
+                    current.loaded.model, current.bench.anatomy, windows, tick=tick
+                )
+
+        key = (fingerprint, calibration)
+        return self.jobs.submit(owner, "outliers", "Counting outliers", work, key=key)
+
     def plan(self, recipe: Recipe) -> Plan | None:
-        """Resolve a recipe at once; None while its importance map has not been made."""
+        """Resolve a recipe at once.
+
+        None while its importance map has not been made or, where single weights leave, while it has
+        not been measured.
+        """
         current = self._current
         if current is None or current.seen.fingerprint != recipe.fingerprint:
             return None
@@ -247,7 +255,7 @@ class Engine:
             from pruning_core.planning.plan import dense_cost
 
             current = self._on_bench(recipe.fingerprint)
-            plan = _demand_plan(current, recipe)
+            plan = self._demand_plan(current, recipe, tick)
             probe = self._probe(current, protocol, tick)
             leaked = guard_recipes(
                 [recipe], probe.text, allow=allow_leak, tick=tick, read=self._read_text
@@ -259,7 +267,7 @@ class Engine:
                     dense_cost(plan.anatomy, current.bench.dense_bytes, protocol.window),
                     prefill_speed(current.loaded.model, probe.window, tick),
                 )
-                current.dense.put(protocol, dense)
+                current.dense[protocol] = dense
             quality = probe.evaluator.measure(plan, tick)
             cost = plan.cost(current.bench.dense_bytes, protocol.window)
             side = Side(quality, cost, None)
@@ -284,7 +292,7 @@ class Engine:
             from pruning_core.evaluation.generation import generate
 
             current = self._on_bench(recipe.fingerprint)
-            plan = _demand_plan(current, recipe)
+            plan = self._demand_plan(current, recipe, tick)
             model, tokenizer = current.loaded.model, current.loaded.tokenizer
             dense = current.dense_answers.get((prompt, tokens))
             if dense is None:
@@ -292,7 +300,7 @@ class Engine:
                     dense = generate(
                         model, tokenizer, prompt, tokens=tokens, tick=tick, note="dense"
                     )
-                current.dense_answers.put((prompt, tokens), dense)
+                current.dense_answers[prompt, tokens] = dense
             publish(Answers(recipe, prompt, dense, None))
             with current.bench.applied(plan):
                 pruned = generate(model, tokenizer, prompt, tokens=tokens, tick=tick, note="pruned")
@@ -323,6 +331,31 @@ class Engine:
             )
         return current
 
+    def _demand_plan(self, current: _Bench, recipe: Recipe, tick: Tick) -> Plan:
+        """Return a recipe's plan; single weights are chosen here, which takes a while."""
+        from pruning_core.planning.thinning import thin
+
+        plan = _resolve(current, recipe)
+        if plan is not None:
+            return plan
+        if recipe.pattern.kind is PatternKind.STRUCTURED:
+            raise PrunescopeError(
+                "The importance map of this recipe is gone; score it again on the Tune page."
+            )
+        evidence = self._evidence(current, recipe.scoring.calibration, tick)
+        with current.bench.applied(None):
+            thinned = thin(
+                recipe,
+                current.seen.fingerprint,
+                current.loaded.model,
+                current.bench.anatomy,
+                lambda: evidence.windows,
+                known=current.masks,
+                tick=tick,
+            )
+        current.thinned[recipe] = thinned
+        return thinned
+
     def _evidence(self, current: _Bench, calibration: Calibration, tick: Tick) -> Evidence:
         from pruning_core.importance.evidence import evidence_for
 
@@ -334,7 +367,7 @@ class Engine:
                 current.bench.anatomy,
                 calibration,
             )
-            current.evidence.put(calibration, evidence)
+            current.evidence[calibration] = evidence
         evidence.tick = tick
         return evidence
 
@@ -358,7 +391,7 @@ class Engine:
                 windows[0],
                 measured_part(text, windows, tokenizer),
             )
-            current.probes.put(protocol, known)
+            current.probes[protocol] = known
         return known
 
     def _read_text(self, name: str, split: Split, tick: Tick = silent) -> Text:
@@ -369,24 +402,17 @@ class Engine:
         if text is None:
             text = load_text(name, split, tick)
             if not name.startswith(FILE_PREFIX):
-                self._texts.put((name, split), text)
+                self._texts[name, split] = text
         return text
 
 
 def _resolve(current: _Bench, recipe: Recipe) -> Plan | None:
     from pruning_core.planning.plan import make_plan
 
+    if recipe.pattern.kind is not PatternKind.STRUCTURED:
+        return current.thinned.get(recipe)
     scores = current.maps.get(recipe.scoring)
     return None if scores is None else make_plan(recipe, scores, current.seen.anatomy)
-
-
-def _demand_plan(current: _Bench, recipe: Recipe) -> Plan:
-    plan = _resolve(current, recipe)
-    if plan is None:
-        raise PrunescopeError(
-            "The importance map of this recipe is gone; score it again on the Tune page."
-        )
-    return plan
 
 
 ENGINE = Engine()

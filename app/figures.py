@@ -6,7 +6,7 @@ reduced before they come here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -108,7 +108,7 @@ def importance(
         },
         dragmode=False,
     )
-    _layout(figure, height)
+    layout(figure, height)
     figure.update_xaxes(
         title_text="layer", range=[min(layers) - 0.5, max(layers) + 0.5], showgrid=False
     )
@@ -194,7 +194,36 @@ def cut_map(
     figure.update_yaxes(title_text="attention", row=1, col=1)
     figure.update_yaxes(title_text="MLP, important on top", row=2, col=1)
     figure.update_xaxes(title_text="layer", row=2, col=1)
-    return _layout(figure, 430)
+    return layout(figure, 430)
+
+
+def shares(attention: Mapping[int, float], mlp: Mapping[int, float], layers: int) -> go.Figure:
+    """Draw the sparsity of every layer's sites as bars, attention above MLP.
+
+    Args:
+        attention, mlp: sparsity by layer.
+        layers: how many there are.
+    """
+    figure = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.06)
+    for row, (name, lane, colour) in enumerate(
+        (("attention", attention, palette.COARSE), ("MLP", mlp, palette.FUSED)), start=1
+    ):
+        figure.add_trace(
+            go.Bar(
+                x=list(lane),
+                y=list(lane.values()),
+                marker={"color": colour, "line": {"width": 0}},
+                hovertemplate=f"layer %{{x}}, {name}: %{{y:.1%}}<extra></extra>",
+                showlegend=False,
+            ),
+            row=row,
+            col=1,
+        )
+        figure.update_yaxes(title_text=name, range=[0, 1], tickformat=".0%", row=row, col=1)
+    layout(figure, 430)
+    figure.update_xaxes(range=[-0.5, layers - 0.5], showgrid=False)
+    figure.update_xaxes(title_text="layer", row=2, col=1)
+    return figure.update_layout(bargap=0.15)
 
 
 def tiles(values: Matrix, *, shape: tuple[int, int], height: int = 300) -> go.Figure:
@@ -212,7 +241,7 @@ def tiles(values: Matrix, *, shape: tuple[int, int], height: int = 300) -> go.Fi
         )
     )
     figure.update_yaxes(autorange="reversed")
-    return _layout(figure, height, x=f"inputs ({shape[1]})", y=f"outputs ({shape[0]})")
+    return layout(figure, height, x=f"inputs ({shape[1]})", y=f"outputs ({shape[0]})")
 
 
 def closeup(values: Matrix, mean: float, *, top: int, left: int, height: int = 460) -> go.Figure:
@@ -239,7 +268,7 @@ def closeup(values: Matrix, mean: float, *, top: int, left: int, height: int = 4
     )
     figure.update_yaxes(autorange="reversed", showgrid=False)
     figure.update_xaxes(showgrid=False)
-    return _layout(figure, height, x="input", y="output")
+    return layout(figure, height, x="input", y="output")
 
 
 def agreement(
@@ -259,7 +288,7 @@ def agreement(
         ]
     )
     figure.update_yaxes(range=[min(0, *(v for _, vs, _ in lines for v in vs)), 1.02])
-    return _layout(figure, 260, x="layer", y="rank correlation")
+    return layout(figure, 260, x="layer", y="rank correlation")
 
 
 def curve(losses: Sequence[float]) -> go.Figure:
@@ -285,7 +314,7 @@ def curve(losses: Sequence[float]) -> go.Figure:
             ),
         ]
     )
-    return _layout(figure, 260, x="step", y="KL to dense, nats per token")
+    return layout(figure, 260, x="step", y="KL to dense, nats per token")
 
 
 def attention_weights(values: Matrix, layers: Sequence[int], *, unit: str) -> go.Figure:
@@ -307,7 +336,7 @@ def attention_weights(values: Matrix, layers: Sequence[int], *, unit: str) -> go
         )
     )
     figure.update_yaxes(showticklabels=False, autorange="reversed")
-    return _layout(figure, 300, x="layer", y=unit)
+    return layout(figure, 300, x="layer", y=unit)
 
 
 def rank_scatter(
@@ -339,7 +368,7 @@ def rank_scatter(
     for edge in ({"x": kept - 0.5}, {"y": kept - 0.5}):
         line = {"color": palette.CUT, "width": 2, "dash": "dot"}
         (figure.add_vline if "x" in edge else figure.add_hline)(**edge, line=line)
-    return _layout(figure, 380, x="rank by fine (0 = most important)", y="rank by coarse")
+    return layout(figure, 380, x="rank by fine (0 = most important)", y="rank by coarse")
 
 
 def _logs(values: Matrix) -> Matrix:
@@ -364,7 +393,13 @@ def _bar(limit: float) -> dict[str, object]:
     }
 
 
-def _layout(figure: go.Figure, height: int, x: str = "", y: str = "") -> go.Figure:
+def layout(figure: go.Figure, height: int, x: str = "", y: str = "") -> go.Figure:
+    """Give a figure what all share: transparency, narrow margins, the grid; and its axes' titles.
+
+    Args:
+        height: in pixels.
+        x, y: titles of the axes, none where empty.
+    """
     figure.update_layout(
         height=height,
         margin={"l": 8, "r": 8, "t": 8, "b": 8},

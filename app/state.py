@@ -17,7 +17,7 @@ from app.engine import ENGINE
 from app.results import Answers, Measured, OnBench
 from pruning_core.errors import PrunescopeError
 from pruning_core.jobs import Job, State
-from pruning_core.recipe import Calibration, Recipe, Scalar, Scoring, SiteKey
+from pruning_core.recipe import Calibration, PatternKind, Recipe, Scalar, Scoring, SiteKey
 
 UNDO_DEPTH = 200
 
@@ -48,6 +48,7 @@ class _Tab:
     prompt: str = "A decorator in Python is"
     probe: str = "probe"
     shape: str = "uniform"
+    waiting: float | None = None
     uploads: int = 0
     layer: int = 0
     requested: object = None
@@ -145,6 +146,8 @@ def follow_maps(model: OnBench) -> None:
     """
     history = _history(model)
     present = history.done[-1]
+    if present.pattern.kind is not PatternKind.STRUCTURED:
+        return
     untouched = len(history.done) == 1 and not present.sparsity
     names = ["hybrid"] if untouched else []
     for name in (*names, present.scoring.estimator):

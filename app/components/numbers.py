@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 import streamlit as st
@@ -17,8 +18,12 @@ if TYPE_CHECKING:
     from pruning_core.planning.plan import Plan
 
 
-def numbers_panel(model: OnBench, recipe: Recipe, plan: Plan) -> None:
-    """Measure the recipe if that has not been done, and draw what is known so far."""
+def numbers_panel(model: OnBench, recipe: Recipe, plan: Plan | None) -> None:
+    """Measure the recipe if that has not been done, and draw what is known so far.
+
+    Args:
+        plan: None where it is made only when the recipe is measured.
+    """
     wanted = (model.id, recipe, state.choice("probe"), state.choice("allow_leak"))
     if state.choice("requested") != wanted:
         state.remember("requested", wanted)
@@ -43,7 +48,7 @@ def _measure(recipe: Recipe) -> None:
     )
 
 
-def _panel(model: OnBench, recipe: Recipe, plan: Plan) -> None:
+def _panel(model: OnBench, recipe: Recipe, plan: Plan | None) -> None:
     from pruning_core.planning.plan import dense_cost
 
     # The sidebar was drawn before this measurement was asked for and may not be watching it.
@@ -51,25 +56,22 @@ def _panel(model: OnBench, recipe: Recipe, plan: Plan) -> None:
         st.rerun()
     measured = _fitting(model, recipe)
     job = state.job("measure")
-    protocol_window = measured.protocol.window if measured else 256
-    dense = dense_cost(model.anatomy, model.dense_bytes, protocol_window)
-    pruned = plan.cost(model.dense_bytes, protocol_window)
+    window = measured.protocol.window if measured else 256
+    dense = dense_cost(model.anatomy, model.dense_bytes, window)
+    pruned = plan.cost(model.dense_bytes, window) if plan else measured and measured.pruned.cost
     pending = "…" if job and not job.finished else "—"
     with st.container(horizontal=True, key="numbers"):
         _quality(measured, pending)
-        _cost(
-            "Parameters",
-            count(pruned.parameters),
-            count(dense.parameters),
-            pruned.parameters / dense.parameters - 1,
-        )
-        _cost("Memory", size(pruned.bytes), size(dense.bytes), pruned.bytes / dense.bytes - 1)
-        _cost(
-            "Operations / token",
-            count(pruned.operations),
-            count(dense.operations),
-            pruned.operations / dense.operations - 1,
-        )
+        for label, read, words in (
+            ("Parameters", attrgetter("parameters"), count),
+            ("Memory", attrgetter("bytes"), size),
+            ("Operations / token", attrgetter("operations"), count),
+        ):
+            if pruned is None:
+                _metric(label, pending, None, f"dense {words(read(dense))}")
+            else:
+                relative = read(pruned) / read(dense) - 1
+                _cost(label, words(read(pruned)), words(read(dense)), relative)
         _speed(measured, pending)
     _footnote(measured)
 

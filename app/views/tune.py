@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -13,45 +12,53 @@ from app import figures, state
 from app.components.bench import require_model
 from app.components.numbers import numbers_panel
 from app.components.settings import parameter_controls
+from app.components.sharing import draw_sharing, places_of
+from app.components.sites import draw_sites
 from app.components.writing import writing_panel
 from app.engine import ENGINE
 from app.results import OnBench
-from app.tables import width_words
-from app.words import percent
+from pruning_core.errors import PrunescopeError
 from pruning_core.evaluation.protocol import PROTOCOLS
 from pruning_core.importance import Needs, SiteScores
 from pruning_core.importance.registry import estimator, estimators
 from pruning_core.model.anatomy import Part
-from pruning_core.planning.allocation import protect_ends, uniform
-from pruning_core.planning.plan import Plan, SitePlan
-from pruning_core.recipe import Recipe, SiteKey, SiteKind
+from pruning_core.planning.plan import SitePlan, UnitPlan
+from pruning_core.recipe import (
+    STRUCTURED,
+    Pattern,
+    PatternKind,
+    Recipe,
+    Repair,
+    SiteKind,
+)
 
 BINS = 128
-ENDS = 3
-SHAPES = ("uniform", "protect the ends")
-SLIDER_HEIGHT = 470
-
-
-def allot(model: OnBench, recipe: Recipe, overall: float, shape: str) -> Mapping[SiteKey, float]:
-    """Return the sparsities of a preset around what is locked."""
-    locked = {site: recipe.at(site) for site in recipe.locks}
-    if shape == "uniform":
-        return uniform(model.anatomy, overall, locked)
-    ends = min(ENDS, (model.anatomy.layers - 1) // 2)
-    return protect_ends(model.anatomy, overall, ends, locked)
+PATTERNS = {"structured": "Whole units", "unstructured": "Single weights"}
+OFFERED = [*PATTERNS, "2:4", "4:8"]
+FIRST_CHOICE = {PatternKind.STRUCTURED: "fine"}
+REPAIRS = {Repair.NONE: "No repair", Repair.BIAS: "Bias (FLAP)"}
 
 
 def draw_source(model: OnBench, recipe: Recipe) -> None:
-    """Draw what ranks the units and what the numbers are measured on."""
-    left, middle, right = st.columns([2, 2, 1], vertical_alignment="bottom")
-    names = [method.name for method in estimators()]
+    """Draw what leaves, what ranks it, and what the numbers are measured on."""
+    first, left, middle, right = st.columns([1.3, 2, 2, 1], vertical_alignment="bottom")
 
     def take_estimator(name: str) -> None:
         state.change(model, replace(state.recipe(model), scoring=state.scoring(name)))
 
+    first.selectbox(
+        "What leaves",
+        OFFERED if str(recipe.pattern) in OFFERED else [*OFFERED, str(recipe.pattern)],
+        key=state.control("pattern", str(recipe.pattern)),
+        format_func=lambda name: PATTERNS.get(name, name),
+        on_change=state.moving("pattern", lambda text: take_pattern(model, text)),
+        accept_new_options=True,
+        help="Whole units: tensors shrink. Single weights become zero; with 2:4, two of every four "
+        "do. Type another n:m for any other pattern.",
+    )
     left.selectbox(
-        "Rank units by",
-        names,
+        "Ranked by",
+        [method.name for method in estimators(recipe.pattern.kind)],
         key=state.control("ranked-by", recipe.scoring.estimator),
         format_func=lambda name: estimator(name).title,
         on_change=state.moving("ranked-by", take_estimator),
@@ -77,60 +84,47 @@ def draw_source(model: OnBench, recipe: Recipe) -> None:
             parameter_controls(method, then=lambda: take_estimator(method.name))
 
 
-def draw_master(model: OnBench, recipe: Recipe, plan: Plan) -> None:
-    """Draw the master slider, the presets, undo and redo."""
-    left, right = st.columns([1, 1], gap="medium", vertical_alignment="bottom")
+def take_pattern(model: OnBench, text: str) -> None:
+    """Let something else leave; an estimator that has no word on it makes way for one that has."""
+    try:
+        pattern = Pattern.parse(text)
+    except PrunescopeError as error:
+        state.warn(str(error))
+        return
+    state.dismiss()
+    present = state.recipe(model)
+    scoring = present.scoring
+    if not estimator(scoring.estimator).follows(pattern.kind):
+        scoring = state.scoring(FIRST_CHOICE.get(pattern.kind, "wanda"))
+    repair = present.repair if pattern == STRUCTURED else Repair.NONE
+    changed = replace(present, pattern=pattern, scoring=scoring, repair=repair)
+    if pattern.kind is PatternKind.N_OF_M:
+        share = pattern.n / pattern.m
+        changed = replace(changed, sparsity=tuple((key, share) for key, _ in present.sparsity))
+    state.change(model, changed)
 
-    def take_master(percentage: int) -> None:
-        shape = state.choice("shape")
-        state.change_sparsity(model, allot(model, state.recipe(model), percentage / 100, shape))
 
-    left.slider(
-        f"Overall sparsity: {percent(plan.sparsity, 2)} of the prunable parameters, "
-        f"{percent(plan.sparsity_of_all, 2)} of all",
-        0,
-        95,
-        key=state.control("master", min(round(100 * plan.sparsity), 95)),
-        format="%d%%",
-        on_change=state.moving("master", take_master),
+def draw_repair(model: OnBench, recipe: Recipe) -> None:
+    """Draw the choice of a repair, where the estimator gathers what it needs."""
+    scores = ENGINE.map(model.fingerprint, recipe.scoring)
+    if scores is None or not scores.means:
+        return
+
+    def take(name: str) -> None:
+        state.change(model, replace(state.recipe(model), repair=Repair(name)))
+
+    st.segmented_control(
+        "Repair",
+        list(REPAIRS),
+        key=state.control("repair", recipe.repair),
+        format_func=lambda name: REPAIRS[Repair(name)],
+        on_change=state.moving("repair", take),
+        required=True,
+        help="A bias stands in for what the units that leave contributed on average.",
     )
 
-    def preset(shape: str) -> Callable[[], None]:
-        def take() -> None:
-            state.remember("shape", shape)
-            state.change_sparsity(model, allot(model, recipe, plan.sparsity, shape))
 
-        return take
-
-    def clear() -> None:
-        keep = recipe.locks
-        state.change_sparsity(
-            model, {site.key: 0.0 for site in model.anatomy.sites if site.key not in keep}
-        )
-
-    with right.container(horizontal=True):
-        st.button("Uniform", on_click=preset("uniform"), key="preset-uniform")
-        st.button("Protect the ends", on_click=preset("protect the ends"), key="preset-ends")
-        st.button("Dense", on_click=clear, key="preset-dense")
-        st.button(
-            "",
-            icon=":material/undo:",
-            help="Undo",
-            key="undo",
-            on_click=lambda: state.undo(model),
-            disabled=not state.can_undo(model),
-        )
-        st.button(
-            "",
-            icon=":material/redo:",
-            help="Redo",
-            key="redo",
-            on_click=lambda: state.redo(model),
-            disabled=not state.can_redo(model),
-        )
-
-
-def draw_map(plan: Plan) -> None:
+def draw_map(plan: UnitPlan) -> None:
     """Draw the importance map with the cut line on it."""
     scores = ENGINE.map(plan.recipe.fingerprint, plan.recipe.scoring)
     if scores is None:
@@ -139,7 +133,7 @@ def draw_map(plan: Plan) -> None:
     for kind in SiteKind:
         sites = plan.anatomy.of_kind(kind)
         vectors = [_kept_first(scores.sites[s.key], plan.sites[s.key]) for s in sites]
-        kept = [1 - _gone(plan, site.key) for site in sites]
+        kept = [1 - _gone(plan.sites[site.key]) for site in sites]
         matrix = figures.columns(vectors, BINS) if vectors else np.zeros((0, 0), np.float32)
         lanes[kind] = (matrix, [s.key.layer for s in sites], kept)
     mlp, attention = lanes[SiteKind.MLP], lanes[SiteKind.ATTENTION]
@@ -157,6 +151,26 @@ def draw_map(plan: Plan) -> None:
     )
 
 
+def draw_shares(model: OnBench, recipe: Recipe) -> None:
+    """Draw what fraction of the single weights leaves every site."""
+    places = places_of(model, recipe)
+    lanes = {
+        kind: {p.key.layer: p.snap(recipe.at(p.key)) for p in places if p.key.kind is kind}
+        for kind in SiteKind
+    }
+    st.plotly_chart(
+        figures.shares(lanes[SiteKind.ATTENTION], lanes[SiteKind.MLP], model.anatomy.layers),
+        key="shares",
+        config={"displayModeBar": False},
+        alt="The fraction of weights that becomes zero at every site",
+    )
+    st.caption(
+        "The fraction of weights that becomes zero. They stay where they are and are multiplied "
+        "like any other: nothing gets smaller or faster by itself. Which ones go is chosen when "
+        "the recipe is measured, layer by layer."
+    )
+
+
 def _kept_first(scores: SiteScores, plan: SitePlan) -> npt.NDArray[np.float32]:
     """Return a site's scores, those that stay before those that go, each falling."""
     values = scores.ranked.numpy()
@@ -165,84 +179,24 @@ def _kept_first(scores: SiteScores, plan: SitePlan) -> npt.NDArray[np.float32]:
     return np.concatenate([-np.sort(-values[stays]), -np.sort(-values[~stays])])
 
 
-def _gone(plan: Plan, key: SiteKey) -> float:
+def _gone(plan: SitePlan) -> float:
     """Return the fraction of units, or of query heads, that leaves a site."""
-    site, width = plan.sites[key].site, plan.sites[key].width
-    if key.kind is SiteKind.MLP:
+    site, width = plan.site, plan.width
+    if site.key.kind is SiteKind.MLP:
         return 1 - width.units / site.units
     return 1 - width.units * width.heads / (site.units * site.heads_per_unit)
 
 
-def draw_sliders(model: OnBench, recipe: Recipe, plan: Plan) -> None:
-    """Draw a slider and a lock for every site."""
-    with st.container(height=SLIDER_HEIGHT, border=True, key="sliders"):
-        for layer in range(model.anatomy.layers):
-            for place, kind in zip(st.columns(2, gap="medium"), SiteKind, strict=True):
-                key = SiteKey(layer, kind)
-                if key in plan.sites:
-                    with place:
-                        _site_slider(model, recipe, plan, key)
-
-
-def _site_slider(model: OnBench, recipe: Recipe, plan: Plan, key: SiteKey) -> None:
-    site_plan = plan.sites[key]
-    widget = f"site-{key}"
-    locked = key in recipe.locks
-    lane = "attention" if key.kind is SiteKind.ATTENTION else "MLP"
-    slider, lock = st.columns([6, 1], gap="small", vertical_alignment="bottom")
-    label = f"{key.layer} {lane} · {width_words(site_plan)}"
-
-    def take(share: float) -> None:
-        state.change_sparsity(model, {key: share})
-
-    with slider:
-        if key.kind is SiteKind.ATTENTION:
-            steps = [width.sparsity for width in site_plan.site.ladder]
-            st.select_slider(
-                label,
-                steps,
-                key=state.control(widget, site_plan.width.sparsity),
-                format_func=lambda share: percent(share, 0),
-                on_change=state.moving(widget, take),
-                disabled=locked,
-                help=f"{site_plan.width.units} of {site_plan.site.units} key/value groups, "
-                f"{site_plan.width.heads} of {site_plan.site.heads_per_unit} query heads in each",
-            )
-        else:
-            st.slider(
-                label,
-                0,
-                100,
-                key=state.control(widget, round(100 * site_plan.width.sparsity)),
-                format="%d%%",
-                on_change=state.moving(widget, lambda percentage: take(percentage / 100)),
-                disabled=locked,
-            )
-    lock.button(
-        "",
-        icon=":material/lock:" if locked else ":material/lock_open:",
-        key=f"lock-{key}",
-        help="Unlock" if locked else "Lock: masters and presets leave this site alone",
-        type="tertiary",
-        on_click=lambda: state.toggle_lock(model, key),
-    )
-
-
-bench = require_model()
-state.follow_maps(bench)
-present = state.recipe(bench)
-draw_source(bench, present)
-resolved = ENGINE.plan(present)
-if resolved is None:
-    method = estimator(present.scoring.estimator)
-    waiting = state.job("score") is not None
+def draw_scoring(model: OnBench, recipe: Recipe) -> None:
+    """Draw the button that makes the importance map."""
+    method = estimator(recipe.scoring.estimator)
     if st.button(
         f"Score {method.title}",
         type="primary",
         icon=":material/play_arrow:",
-        disabled=waiting,
+        disabled=state.job("score") is not None,
     ):
-        state.submit(lambda: ENGINE.score(state.owner(), bench.fingerprint, (present.scoring,)))
+        state.submit(lambda: ENGINE.score(state.owner(), model.fingerprint, (recipe.scoring,)))
         st.rerun()
     st.caption(
         f"{method.summary} "
@@ -252,12 +206,25 @@ if resolved is None:
             else ""
         )
     )
+
+
+bench = require_model()
+state.follow_maps(bench)
+present = state.recipe(bench)
+draw_source(bench, present)
+resolved = ENGINE.plan(present)
+if resolved is None and present.pattern == STRUCTURED:
+    draw_scoring(bench, present)
 else:
     numbers_panel(bench, present, resolved)
-    draw_master(bench, present, resolved)
+    draw_sharing(bench, present, resolved)
     map_side, slider_side = st.columns([1, 1], gap="medium")
     with map_side:
-        draw_map(resolved)
+        if isinstance(resolved, UnitPlan):
+            draw_map(resolved)
+            draw_repair(bench, present)
+        else:
+            draw_shares(bench, present)
     with slider_side:
-        draw_sliders(bench, present, resolved)
+        draw_sites(bench, present, resolved)
     writing_panel(bench, present)

@@ -104,7 +104,7 @@ def test_a_load_that_fails_keeps_the_model_on_the_bench(
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     if ref == "another-family":
-        config = {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "n_layer": 1}
+        config = {"model_type": "ctrl", "architectures": ["GPT2LMHeadModel"], "n_layer": 1}
         (tmp_path / "config.json").write_text(json.dumps(config))
         ref = str(tmp_path)
     job = ENGINE.load("tab", ref, device="cpu", dtype="auto", trust_remote_code=False)

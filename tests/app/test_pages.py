@@ -11,7 +11,7 @@ from streamlit.testing.v1 import AppTest
 from app import words
 from app.engine import ENGINE
 from app.results import OnBench
-from pruning_core.recipe import Scoring, SiteKey, SiteKind
+from pruning_core.recipe import STRUCTURED, Repair, Scoring, SiteKey, SiteKind
 from tests.app.conftest import CALIBRATION
 
 MAIN = Path(__file__).parents[2] / "app" / "main.py"
@@ -235,3 +235,77 @@ def test_learning_the_fusion_shows_its_curve(at: AppTest) -> None:
     settle(at)
     assert "3 steps" in " ".join(caption.value for caption in at.caption)
     assert len(at.get("plotly_chart")) == 3
+
+
+def choose(at: AppTest, pattern: str) -> None:
+    at.selectbox(key=shown(at, "pattern")).set_value(pattern).run()
+    assert not at.exception
+
+
+def test_single_weights_leave_and_undo_returns_to_dense(at: AppTest, model: OnBench) -> None:
+    settle(open_page(at, "tune"))
+    dense = perplexity(at)
+    choose(at, "unstructured")
+    settle(at)
+    assert recipe(at, model).scoring.estimator == "wanda"  # type: ignore[attr-defined]
+    at.slider(key=shown(at, "master")).set_value(60).run()
+    settle(at)
+    measured = at.session_state["tab"].measured
+    assert measured.sparsity == pytest.approx(0.6, abs=0.02)
+    assert measured.pruned.quality.perplexity != dense
+    assert measured.pruned.cost.bytes == measured.dense.cost.bytes
+    for _ in range(2):
+        at.button(key="undo").click().run()
+        settle(at)
+    assert recipe(at, model).pattern == STRUCTURED  # type: ignore[attr-defined]
+    assert perplexity(at) == dense
+
+
+def test_an_n_of_m_pattern_is_switched_on_site_by_site(at: AppTest, model: OnBench) -> None:
+    open_page(at, "tune")
+    choose(at, "2:4")
+    settle(at)
+    at.toggle(key=shown(at, "site-1.mlp")).set_value(True).run()
+    settle(at)
+    assert recipe(at, model).at(SiteKey(1, SiteKind.MLP)) == 0.5  # type: ignore[attr-defined]
+    at.button(key="preset-uniform").click().run()
+    settle(at)
+    assert at.session_state["tab"].measured.sparsity == 0.5
+
+
+def test_what_is_no_pattern_is_told_and_changes_nothing(at: AppTest, model: OnBench) -> None:
+    open_page(at, "tune")
+    before = recipe(at, model)
+    box = at.selectbox(key=shown(at, "pattern"))
+    box.options.append("3:2")  # typed in by hand
+    box.set_value("3:2").run()
+    settle(at)
+    assert any("is not a pattern" in error.value for error in at.error)
+    assert recipe(at, model) == before
+
+
+def test_outliers_are_counted_before_they_are_used(at: AppTest, model: OnBench) -> None:
+    settle(open_page(at, "tune"))
+    at.slider(key=shown(at, "master")).set_value(30).run()
+    settle(at)
+    at.button(key="preset-owl").click().run()
+    settle(at)
+    settle(at)
+    shares = dict(recipe(at, model).sparsity)  # type: ignore[attr-defined]
+    assert len({shares[key] for key in shares if key.kind is SiteKind.MLP}) > 1
+    assert at.session_state["tab"].measured.sparsity == pytest.approx(0.3, abs=0.02)
+
+
+def test_a_bias_repairs_what_flap_takes(at: AppTest, model: OnBench) -> None:
+    open_page(at, "tune")
+    at.selectbox(key=shown(at, "ranked-by")).set_value("flap").run()
+    next(b for b in at.button if b.label == "Score FLAP").click().run()
+    settle(at)
+    at.slider(key=shown(at, "master")).set_value(40).run()
+    settle(at)
+    plain = perplexity(at)
+    control = next(g for g in at.get("button_group") if "Repair" in g.label)
+    control.set_value(Repair.BIAS).run()
+    settle(at)
+    assert recipe(at, model).repair is Repair.BIAS  # type: ignore[attr-defined]
+    assert perplexity(at) != plain

@@ -93,7 +93,7 @@ def test_two_tabs_do_not_mix(page: Page, browser: Browser, address: str) -> None
     for tab in (page, other):
         expect(tab.get_by_text("On the bench: demo")).to_be_visible(timeout=LONG)
         open_page(tab, "Tune")
-        tab.get_by_role("combobox", name=re.compile("Rank units by")).click()
+        tab.get_by_role("combobox", name=re.compile("Ranked by")).click()
         tab.get_by_role("option", name="Magnitude").click()
         button = tab.get_by_role("button", name="Score Magnitude")
         expect(button.or_(number(tab, "Perplexity"))).to_be_visible(timeout=LONG)
