@@ -184,6 +184,7 @@ def _score(
 ) -> list[_Draft]:
     """Make the importance maps of all recipes before anything is measured, which takes longest."""
     evidence: dict[Calibration, Evidence] = {}
+    maps = dict(known)
     drafts = []
     for recipe in recipes:
         seconds: dict[str, float] = {}
@@ -197,9 +198,11 @@ def _score(
         restart_peak()
         if recipe.pattern.kind is PatternKind.STRUCTURED:
             with _timed(seconds, "scoring"):
-                scores = known.get(recipe.scoring) or score(
-                    recipe.scoring, evidence[calibration], loaded.fingerprint
-                )
+                if recipe.scoring not in maps:
+                    maps[recipe.scoring] = score(
+                        recipe.scoring, evidence[calibration], loaded.fingerprint
+                    )
+                scores = maps[recipe.scoring]
         drafts.append(_Draft(recipe, evidence[calibration], scores, seconds, peak_memory()))
     return drafts
 
