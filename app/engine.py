@@ -2,8 +2,8 @@
 
 One process, one device, one model. Every touch of the model happens on the single worker thread of
 the job service, so tabs wait for each other instead of mixing their results: a job applies its own
-plan, measures, and hands its numbers to the tab that asked. Results that several tabs may ask for
-(importance maps, dense numbers) are kept here, under everything they depend on.
+plan, measures, and hands its numbers to the tab that asked. What is worked out about the model is
+kept with it, in its `Workplace`.
 
 torch and transformers are imported inside the jobs, so that the first page paints at once.
 """
@@ -13,73 +13,24 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from app.recent import Recent
-from app.results import Answers, Measured, OnBench, Side
+from app.results import Answers, Measured, OnBench
+from app.texts import Texts
+from app.workplace import Workplace
 from pruning_core.errors import PrunescopeError
 from pruning_core.jobs import Job, JobService
-from pruning_core.progress import Tick, silent
-from pruning_core.recipe import Calibration, PatternKind, Recipe, Scoring
+from pruning_core.progress import Tick
+from pruning_core.recipe import Calibration, Recipe, Scoring
 
 if TYPE_CHECKING:
     import torch
 
-    from pruning_core.calibration import Split, Text
-    from pruning_core.evaluation.generation import Generated
-    from pruning_core.evaluation.live import LiveEvaluator
     from pruning_core.evaluation.protocol import Protocol
-    from pruning_core.importance.evidence import Evidence
     from pruning_core.importance.map import ImportanceMap
-    from pruning_core.model.loading import LoadedModel
     from pruning_core.planning.plan import Plan
-    from pruning_core.planning.thinning import SiteMask, WeightPlan
-    from pruning_core.surgery.workbench import Workbench
 
 Publish = Callable[[object], None]
-
-KEPT_MAPS = 24
-KEPT_EVIDENCE = 3
-KEPT_TEXTS = 6
-KEPT_MASKS = 2
-"""How many recipes of single weights are kept, each as large as the layers of the model."""
-
-
-class _Probe(NamedTuple):
-    """What a protocol measures on: the evaluator, one window to time, and the text of all."""
-
-    evaluator: LiveEvaluator
-    window: torch.Tensor
-    text: Text
-
-
-class _Bench:
-    """The model and what has been worked out about it; lives and dies with the model."""
-
-    def __init__(self, loaded: LoadedModel) -> None:
-        from pruning_core.surgery.workbench import Workbench
-
-        self.loaded = loaded
-        self.bench: Workbench = Workbench(loaded.model)
-        self.maps: Recent[Scoring, ImportanceMap] = Recent(KEPT_MAPS)
-        self.evidence: Recent[Calibration, Evidence] = Recent(KEPT_EVIDENCE)
-        self.closeups: Recent[tuple[Calibration, str], torch.Tensor] = Recent(1)
-        self.outliers: Recent[Calibration, torch.Tensor] = Recent(4)
-        self.masks: Recent[str, SiteMask] = Recent(KEPT_MASKS * len(self.bench.anatomy.linears))
-        self.thinned: Recent[Recipe, WeightPlan] = Recent(KEPT_MASKS)
-        self.probes: Recent[Protocol, _Probe] = Recent(1)
-        self.dense: Recent[Protocol, Side] = Recent(8)
-        self.dense_answers: Recent[tuple[str, int], Generated] = Recent(32)
-        self.seen = OnBench(
-            ref=str(loaded.ref),
-            fingerprint=loaded.fingerprint,
-            device=str(loaded.device),
-            dtype=str(loaded.dtype).removeprefix("torch."),
-            anatomy=self.bench.anatomy,
-            dense_bytes=self.bench.dense_bytes,
-            memory=loaded.preflight.sentence(),
-            seconds=loaded.seconds,
-        )
 
 
 class Engine:
@@ -87,8 +38,8 @@ class Engine:
 
     def __init__(self) -> None:
         self.jobs = JobService()
-        self._current: _Bench | None = None
-        self._texts: Recent[tuple[str, Split], Text] = Recent(KEPT_TEXTS)
+        self._current: Workplace | None = None
+        self._texts = Texts()
 
     @property
     def model(self) -> OnBench | None:
@@ -120,7 +71,7 @@ class Engine:
             )
             del before
             self._clear()
-            self._current = _Bench(read(prepared, tick))
+            self._current = Workplace(read(prepared, tick), self._texts)
             return self._current.seen
 
         key = (ref, device, dtype, trust_remote_code)
@@ -134,7 +85,7 @@ class Engine:
                 tick("starting the engine", 0, 1)
                 from pruning_core.model.loading import load
 
-                self._current = _Bench(load("demo", tick=tick))
+                self._current = Workplace(load("demo", tick=tick), self._texts)
             return self._current.seen
 
         return self.jobs.submit(owner, "load", "Loading demo", work, key="first")
@@ -170,15 +121,10 @@ class Engine:
         """Make importance maps; those of one calibration share one backward pass."""
 
         def work(tick: Tick, publish: Publish) -> None:
-            from pruning_core.importance.scoring import score
-
             current = self._on_bench(fingerprint)
-            with current.bench.applied(None):
-                for scoring in scorings:
-                    if current.maps.get(scoring) is None:
-                        evidence = self._evidence(current, scoring.calibration, tick)
-                        current.maps[scoring] = score(scoring, evidence, fingerprint)
-                    publish(scoring)
+            for scoring in scorings:
+                current.demand_map(scoring, tick)
+                publish(scoring)
 
         names = ", ".join(scoring.estimator for scoring in scorings)
         key = (fingerprint, scorings)
@@ -201,7 +147,7 @@ class Engine:
         def work(tick: Tick, _publish: Publish) -> None:
             current = self._on_bench(fingerprint)
             with current.bench.applied(None):
-                evidence = self._evidence(current, calibration, tick)
+                evidence = current.evidence(calibration, tick)
                 current.closeups[calibration, tensor] = evidence.closeup(tensor)
 
         key = (fingerprint, calibration, tensor)
@@ -222,7 +168,7 @@ class Engine:
 
             current = self._on_bench(fingerprint)
             with current.bench.applied(None):
-                windows = self._evidence(current, calibration, tick).windows
+                windows = current.evidence(calibration, tick).windows
                 current.outliers[calibration] = outlier_shares(
                     current.loaded.model, current.bench.anatomy, windows, tick=tick
                 )
@@ -239,7 +185,7 @@ class Engine:
         current = self._current
         if current is None or current.seen.fingerprint != recipe.fingerprint:
             return None
-        return _resolve(current, recipe)
+        return current.plan(recipe)
 
     def measure(
         self, owner: str, recipe: Recipe, protocol: Protocol, *, allow_leak: bool
@@ -251,39 +197,40 @@ class Engine:
 
         def work(tick: Tick, publish: Publish) -> Measured:
             from pruning_core.evaluation.speed import prefill_speed
-            from pruning_core.pipeline import guard_recipes
-            from pruning_core.planning.plan import dense_cost
 
             current = self._on_bench(recipe.fingerprint)
-            plan = self._demand_plan(current, recipe, tick)
-            probe = self._probe(current, protocol, tick)
-            leaked = guard_recipes(
-                [recipe], probe.text, allow=allow_leak, tick=tick, read=self._read_text
-            )
-            dense = current.dense.get(protocol)
-            if dense is None:
-                dense = Side(
-                    probe.evaluator.measure(None, tick),
-                    dense_cost(plan.anatomy, current.bench.dense_bytes, protocol.window),
-                    prefill_speed(current.loaded.model, probe.window, tick),
-                )
-                current.dense[protocol] = dense
-            quality = probe.evaluator.measure(plan, tick)
-            cost = plan.cost(current.bench.dense_bytes, protocol.window)
-            side = Side(quality, cost, None)
-            measured = Measured(
-                current.seen.id, recipe, protocol, leaked, plan.sparsity, dense, side
-            )
+            measured = current.measure(recipe, protocol, allow_leak=allow_leak, tick=tick)
             publish(measured)
+            plan = current.demand_plan(recipe, tick)
             if not plan.removed_parameters:
-                return replace(measured, pruned=replace(side, speed=dense.speed))
+                return replace(
+                    measured, pruned=replace(measured.pruned, speed=measured.dense.speed)
+                )
+            window = current.probe(protocol, tick).window
             with current.bench.applied(plan):
-                speed = prefill_speed(current.loaded.model, probe.window, tick)
-            return replace(measured, pruned=replace(side, speed=speed))
+                speed = prefill_speed(current.loaded.model, window, tick)
+            return replace(measured, pruned=replace(measured.pruned, speed=speed))
 
         current = self._current
         key = (recipe, protocol, allow_leak, current and current.seen.id)
         return self.jobs.submit(owner, "measure", "Measuring", work, key=key, supersede=True)
+
+    def compare(
+        self, owner: str, recipes: tuple[Recipe, ...], protocol: Protocol, *, allow_leak: bool
+    ) -> Job[tuple[Measured, ...]]:
+        """Score and measure several recipes of one model, one after the other."""
+
+        def work(tick: Tick, publish: Publish) -> tuple[Measured, ...]:
+            current = self._on_bench(recipes[0].fingerprint)
+            measured: tuple[Measured, ...] = ()
+            for recipe in recipes:
+                current.demand_map(recipe.scoring, tick)
+                measured += (current.measure(recipe, protocol, allow_leak=allow_leak, tick=tick),)
+                publish(measured)
+            return measured
+
+        key = (recipes, protocol, allow_leak)
+        return self.jobs.submit(owner, "compare", "Comparing", work, key=key)
 
     def write(self, owner: str, recipe: Recipe, prompt: str, tokens: int) -> Job[Answers]:
         """Let the dense and the pruned model continue one prompt."""
@@ -292,15 +239,15 @@ class Engine:
             from pruning_core.evaluation.generation import generate
 
             current = self._on_bench(recipe.fingerprint)
-            plan = self._demand_plan(current, recipe, tick)
+            plan = current.demand_plan(recipe, tick)
             model, tokenizer = current.loaded.model, current.loaded.tokenizer
-            dense = current.dense_answers.get((prompt, tokens))
+            dense = current.answers.get((prompt, tokens))
             if dense is None:
                 with current.bench.applied(None):
                     dense = generate(
                         model, tokenizer, prompt, tokens=tokens, tick=tick, note="dense"
                     )
-                current.dense_answers[prompt, tokens] = dense
+                current.answers[prompt, tokens] = dense
             publish(Answers(recipe, prompt, dense, None))
             with current.bench.applied(plan):
                 pruned = generate(model, tokenizer, prompt, tokens=tokens, tick=tick, note="pruned")
@@ -317,7 +264,7 @@ class Engine:
         if torch.accelerator.is_available():
             torch.accelerator.empty_cache()
 
-    def _on_bench(self, fingerprint: str) -> _Bench:
+    def _on_bench(self, fingerprint: str) -> Workplace:
         current = self._current
         if current is None:
             raise PrunescopeError(
@@ -330,89 +277,6 @@ class Engine:
                 f"{current.seen.ref}. Load yours again on the Model page; your recipe is kept."
             )
         return current
-
-    def _demand_plan(self, current: _Bench, recipe: Recipe, tick: Tick) -> Plan:
-        """Return a recipe's plan; single weights are chosen here, which takes a while."""
-        from pruning_core.planning.thinning import thin
-
-        plan = _resolve(current, recipe)
-        if plan is not None:
-            return plan
-        if recipe.pattern.kind is PatternKind.STRUCTURED:
-            raise PrunescopeError(
-                "The importance map of this recipe is gone; score it again on the Tune page."
-            )
-        evidence = self._evidence(current, recipe.scoring.calibration, tick)
-        with current.bench.applied(None):
-            thinned = thin(
-                recipe,
-                current.seen.fingerprint,
-                current.loaded.model,
-                current.bench.anatomy,
-                lambda: evidence.windows,
-                known=current.masks,
-                tick=tick,
-            )
-        current.thinned[recipe] = thinned
-        return thinned
-
-    def _evidence(self, current: _Bench, calibration: Calibration, tick: Tick) -> Evidence:
-        from pruning_core.importance.evidence import evidence_for
-
-        evidence = current.evidence.get(calibration)
-        if evidence is None:
-            evidence = evidence_for(
-                current.loaded.model,
-                current.loaded.tokenizer,
-                current.bench.anatomy,
-                calibration,
-            )
-            current.evidence[calibration] = evidence
-        evidence.tick = tick
-        return evidence
-
-    def _probe(self, current: _Bench, protocol: Protocol, tick: Tick) -> _Probe:
-        from pruning_core.calibration import Split, measured_part, measurement_windows
-        from pruning_core.evaluation.live import LiveEvaluator
-
-        known = current.probes.get(protocol)
-        if known is None:
-            tokenizer = current.loaded.tokenizer
-            text = self._read_text(protocol.corpus, Split.MEASUREMENT, tick)
-            windows = measurement_windows(
-                text,
-                tokenizer,
-                length=protocol.window,
-                limit=protocol.limit,
-                bos=protocol.bos,
-            )
-            known = _Probe(
-                LiveEvaluator(current.bench, windows),
-                windows[0],
-                measured_part(text, windows, tokenizer),
-            )
-            current.probes[protocol] = known
-        return known
-
-    def _read_text(self, name: str, split: Split, tick: Tick = silent) -> Text:
-        """Read a corpus once; a file of the user's each time, for it may have been edited."""
-        from pruning_core.calibration import FILE_PREFIX, load_text
-
-        text = self._texts.get((name, split))
-        if text is None:
-            text = load_text(name, split, tick)
-            if not name.startswith(FILE_PREFIX):
-                self._texts[name, split] = text
-        return text
-
-
-def _resolve(current: _Bench, recipe: Recipe) -> Plan | None:
-    from pruning_core.planning.plan import make_plan
-
-    if recipe.pattern.kind is not PatternKind.STRUCTURED:
-        return current.thinned.get(recipe)
-    scores = current.maps.get(recipe.scoring)
-    return None if scores is None else make_plan(recipe, scores, current.seen.anatomy)
 
 
 ENGINE = Engine()

@@ -16,7 +16,6 @@ import torch
 
 from pruning_core.importance.compare import correlations, overlap, spread
 from pruning_core.importance.map import ImportanceMap
-from pruning_core.model.anatomy import Part
 from pruning_core.peak import peak_memory
 from pruning_core.planning.plan import Plan, UnitPlan
 from pruning_core.recipe import SiteKey, SiteKind
@@ -132,16 +131,9 @@ def _layers_and_mean(
     return {**means, "layers": layers}
 
 
-def _removed(plan: Plan) -> dict[SiteKey, torch.Tensor]:
-    """Return the channels or query heads that leave each site, int64, ascending."""
+def _removed(plan: Plan) -> Mapping[SiteKey, torch.Tensor]:
     assert isinstance(plan, UnitPlan), "only units are compared"
-    removed = {}
-    for key, site in plan.sites.items():
-        part = Part.CHANNEL if key.kind is SiteKind.MLP else Part.QUERY_HEAD
-        gone = torch.ones(site.site.counts[part], dtype=torch.bool)
-        gone[site.kept[part]] = False
-        removed[key] = gone.nonzero()[:, 0]
-    return removed
+    return plan.removed
 
 
 def _summary(perplexities: Sequence[float]) -> dict[str, Any]:

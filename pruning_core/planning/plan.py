@@ -67,6 +67,14 @@ class SitePlan:
         return {part: len(indices) for part, indices in self.kept.items()}
 
     @property
+    def removed(self) -> torch.Tensor:
+        """The channels or query heads that leave, int64, ascending."""
+        part = Part.CHANNEL if self.site.key.kind is SiteKind.MLP else Part.QUERY_HEAD
+        gone = torch.ones(self.site.counts[part], dtype=torch.bool)
+        gone[self.kept[part]] = False
+        return gone.nonzero()[:, 0]
+
+    @property
     def adds_bias(self) -> bool:
         """Whether the output projection gains a bias that it had not."""
         names = {name for name, _ in self.site.fixed}
@@ -159,6 +167,11 @@ class UnitPlan(Plan):
     def signatures(self) -> Mapping[SiteKey, str]:
         """See `Plan`."""
         return {key: plan.signature for key, plan in self.sites.items()}
+
+    @cached_property
+    def removed(self) -> Mapping[SiteKey, torch.Tensor]:
+        """The channels or query heads that leave each site, int64, ascending."""
+        return {key: plan.removed for key, plan in self.sites.items()}
 
     @property
     def removed_parameters(self) -> int:

@@ -1,0 +1,195 @@
+"""One loaded model and what has been worked out about it; lives and dies with the model.
+
+Everything here touches the model, so it runs on the engine's one worker thread, inside a job. What
+several tabs may ask for (importance maps, dense numbers) is kept under everything it depends on.
+
+torch and transformers are imported when they are needed, so that the first page paints at once.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from app.recent import Recent
+from app.results import Measured, OnBench, Side
+from pruning_core.errors import PrunescopeError
+from pruning_core.progress import Tick
+from pruning_core.recipe import Calibration, PatternKind, Recipe, Scoring
+
+if TYPE_CHECKING:
+    import torch
+
+    from app.texts import Texts
+    from pruning_core.calibration import Text
+    from pruning_core.evaluation.generation import Generated
+    from pruning_core.evaluation.live import LiveEvaluator
+    from pruning_core.evaluation.protocol import Protocol
+    from pruning_core.importance.evidence import Evidence
+    from pruning_core.importance.map import ImportanceMap
+    from pruning_core.model.loading import LoadedModel
+    from pruning_core.planning.plan import Plan
+    from pruning_core.planning.thinning import SiteMask, WeightPlan
+    from pruning_core.surgery.workbench import Workbench
+
+KEPT_MAPS = 24
+KEPT_EVIDENCE = 3
+KEPT_MASKS = 2
+"""How many recipes of single weights are kept, each as large as the layers of the model."""
+
+
+class Probe(NamedTuple):
+    """What a protocol measures on: the evaluator, one window to time, and the text of all."""
+
+    evaluator: LiveEvaluator
+    window: torch.Tensor
+    text: Text
+
+
+class Workplace:
+    """A model on the bench.
+
+    Attributes:
+        seen: the model as pages see it.
+        maps, outliers, closeups: what has been worked out, for pages to look at at any time.
+    """
+
+    def __init__(self, loaded: LoadedModel, texts: Texts) -> None:
+        """Put a loaded model on a workbench.
+
+        Args:
+            texts: reads corpora, and outlives the model.
+        """
+        from pruning_core.surgery.workbench import Workbench
+
+        self.loaded = loaded
+        self.bench: Workbench = Workbench(loaded.model)
+        self.maps: Recent[Scoring, ImportanceMap] = Recent(KEPT_MAPS)
+        self.closeups: Recent[tuple[Calibration, str], torch.Tensor] = Recent(1)
+        self.outliers: Recent[Calibration, torch.Tensor] = Recent(4)
+        self.answers: Recent[tuple[str, int], Generated] = Recent(32)
+        self._texts = texts
+        self._evidence: Recent[Calibration, Evidence] = Recent(KEPT_EVIDENCE)
+        self._masks: Recent[str, SiteMask] = Recent(KEPT_MASKS * len(self.bench.anatomy.linears))
+        self._thinned: Recent[Recipe, WeightPlan] = Recent(KEPT_MASKS)
+        self._probes: Recent[Protocol, Probe] = Recent(1)
+        self._dense: Recent[Protocol, Side] = Recent(8)
+        self.seen = OnBench(
+            ref=str(loaded.ref),
+            fingerprint=loaded.fingerprint,
+            device=str(loaded.device),
+            dtype=str(loaded.dtype).removeprefix("torch."),
+            anatomy=self.bench.anatomy,
+            dense_bytes=self.bench.dense_bytes,
+            memory=loaded.preflight.sentence(),
+            seconds=loaded.seconds,
+        )
+
+    def plan(self, recipe: Recipe) -> Plan | None:
+        """Resolve a recipe at once, None where that takes work first: a map, or a walk."""
+        from pruning_core.planning.plan import make_plan
+
+        if recipe.pattern.kind is not PatternKind.STRUCTURED:
+            return self._thinned.get(recipe)
+        scores = self.maps.get(recipe.scoring)
+        return None if scores is None else make_plan(recipe, scores, self.seen.anatomy)
+
+    def demand_map(self, scoring: Scoring, tick: Tick) -> None:
+        """Make an importance map if it has not been made."""
+        from pruning_core.importance.scoring import score
+
+        if scoring not in self.maps:
+            with self.bench.applied(None):
+                evidence = self.evidence(scoring.calibration, tick)
+                self.maps[scoring] = score(scoring, evidence, self.seen.fingerprint)
+
+    def demand_plan(self, recipe: Recipe, tick: Tick) -> Plan:
+        """Return a recipe's plan; single weights are chosen here, which takes a while.
+
+        Raises:
+            PrunescopeError: if the importance map is gone.
+        """
+        from pruning_core.planning.thinning import thin
+
+        plan = self.plan(recipe)
+        if plan is not None:
+            return plan
+        if recipe.pattern.kind is PatternKind.STRUCTURED:
+            raise PrunescopeError(
+                "The importance map of this recipe is gone; score it again on the Tune page."
+            )
+        evidence = self.evidence(recipe.scoring.calibration, tick)
+        with self.bench.applied(None):
+            thinned = thin(
+                recipe,
+                self.seen.fingerprint,
+                self.loaded.model,
+                self.bench.anatomy,
+                lambda: evidence.windows,
+                known=self._masks,
+                tick=tick,
+            )
+        self._thinned[recipe] = thinned
+        return thinned
+
+    def measure(
+        self, recipe: Recipe, protocol: Protocol, *, allow_leak: bool, tick: Tick
+    ) -> Measured:
+        """Measure the quality of a recipe beside the dense model, which is timed as well."""
+        from pruning_core.evaluation.speed import prefill_speed
+        from pruning_core.pipeline import guard_recipes
+        from pruning_core.planning.plan import dense_cost
+
+        plan = self.demand_plan(recipe, tick)
+        probe = self.probe(protocol, tick)
+        leaked = guard_recipes(
+            [recipe], probe.text, allow=allow_leak, tick=tick, read=self._texts.read
+        )
+        dense = self._dense.get(protocol)
+        if dense is None:
+            dense = Side(
+                probe.evaluator.measure(None, tick),
+                dense_cost(plan.anatomy, self.bench.dense_bytes, protocol.window),
+                prefill_speed(self.loaded.model, probe.window, tick),
+            )
+            self._dense[protocol] = dense
+        quality = probe.evaluator.measure(plan, tick)
+        cost = plan.cost(self.bench.dense_bytes, protocol.window)
+        side = Side(quality, cost, None)
+        return Measured(self.seen.id, recipe, protocol, leaked, plan.sparsity, dense, side)
+
+    def probe(self, protocol: Protocol, tick: Tick) -> Probe:
+        """Return what a protocol measures on."""
+        from pruning_core.calibration import Split, measured_part, measurement_windows
+        from pruning_core.evaluation.live import LiveEvaluator
+
+        known = self._probes.get(protocol)
+        if known is None:
+            tokenizer = self.loaded.tokenizer
+            text = self._texts.read(protocol.corpus, Split.MEASUREMENT, tick)
+            windows = measurement_windows(
+                text,
+                tokenizer,
+                length=protocol.window,
+                limit=protocol.limit,
+                bos=protocol.bos,
+            )
+            known = Probe(
+                LiveEvaluator(self.bench, windows),
+                windows[0],
+                measured_part(text, windows, tokenizer),
+            )
+            self._probes[protocol] = known
+        return known
+
+    def evidence(self, calibration: Calibration, tick: Tick) -> Evidence:
+        """Return what estimators may look at on a calibration."""
+        from pruning_core.importance.evidence import evidence_for
+
+        evidence = self._evidence.get(calibration)
+        if evidence is None:
+            evidence = evidence_for(
+                self.loaded.model, self.loaded.tokenizer, self.bench.anatomy, calibration
+            )
+            self._evidence[calibration] = evidence
+        evidence.tick = tick
+        return evidence
