@@ -26,6 +26,7 @@ page = st.navigation(
         st.Page("views/importance.py", title="Importance", icon=":material/grid_on:"),
         st.Page("views/fusion.py", title="Fusion", icon=":material/merge:"),
         st.Page("views/tune.py", title="Tune", icon=":material/tune:"),
+        st.Page("views/compare.py", title="Compare", icon=":material/balance:"),
     ],
     position="top",
 )

@@ -49,6 +49,10 @@ class _Tab:
     probe: str = "probe"
     shape: str = "uniform"
     waiting: float | None = None
+    instruments: tuple[str, ...] = ("fine", "coarse", "magnitude")
+    compared_at: int = 20
+    compared_seeds: int = 1
+    compared: tuple[Measured, ...] = ()
     uploads: int = 0
     layer: int = 0
     requested: object = None
@@ -264,6 +268,8 @@ def collect() -> bool:
         brought = found.result if found.state is State.DONE else found.partial
         if isinstance(brought, Measured):
             tab.measured = brought
+        if isinstance(brought, tuple):
+            tab.compared = brought
         if isinstance(brought, Answers):
             tab.answers = brought
         if isinstance(brought, str):
@@ -279,6 +285,11 @@ def collect() -> bool:
 def measured() -> Measured | None:
     """Return the latest measurement of this tab."""
     return _tab().measured
+
+
+def compared() -> tuple[Measured, ...]:
+    """Return the latest comparison of this tab."""
+    return _tab().compared
 
 
 def answers() -> Answers | None:

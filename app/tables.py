@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -10,6 +11,8 @@ import pandas as pd
 from pruning_core.recipe import SiteKey, SiteKind
 
 if TYPE_CHECKING:
+    from app.results import Measured
+    from pruning_core.importance.compare import Standing
     from pruning_core.importance.map import SiteFusion, SiteScores
     from pruning_core.model.anatomy import Anatomy, Site
     from pruning_core.planning.plan import SitePlan
@@ -64,3 +67,41 @@ def width_words(plan: SitePlan) -> str:
     if not width.units:
         return "nothing left"
     return f"{width.units * width.heads}/{site.units * site.heads_per_unit} heads"
+
+
+def measured_table(found: Sequence[Measured]) -> pd.DataFrame:
+    """Return one row per estimator: what it measured, over its calibration seeds if several."""
+    from pruning_core.importance.registry import estimator
+
+    by_name: dict[str, list[Measured]] = {}
+    for measured in found:
+        by_name.setdefault(measured.recipe.scoring.estimator, []).append(measured)
+    rows = []
+    for name, runs in by_name.items():
+        perplexities = [run.pruned.quality.perplexity for run in runs]
+        rows.append(
+            {
+                "instrument": estimator(name).title,
+                "perplexity": fmean(perplexities),
+                "± over seeds": stdev(perplexities) if len(runs) > 1 else None,
+                "over dense": fmean(perplexities) / runs[0].dense.quality.perplexity,
+                "next token right": fmean(run.pruned.quality.accuracy for run in runs),
+            }
+        )
+    table = pd.DataFrame(rows).sort_values("perplexity")
+    return table.dropna(axis=1, how="all")
+
+
+def standings_table(found: Sequence[Standing]) -> pd.DataFrame:
+    """Return one row per estimator: where a unit stands with it."""
+    from pruning_core.importance.registry import estimator
+
+    return pd.DataFrame(
+        {
+            "instrument": [estimator(standing.estimator).title for standing in found],
+            "verdict": ["goes" if standing.goes else "stays" for standing in found],
+            "rank": [f"{standing.rank:,} of {standing.units:,}" for standing in found],
+            "margin": [standing.margin for standing in found],
+            "score at the cut": [standing.ratio for standing in found],
+        }
+    )

@@ -15,7 +15,7 @@ from pruning_core.recipe import STRUCTURED, Repair, Scoring, SiteKey, SiteKind
 from tests.app.conftest import CALIBRATION
 
 MAIN = Path(__file__).parents[2] / "app" / "main.py"
-PAGES = ("model", "importance", "fusion", "tune")
+PAGES = ("model", "importance", "fusion", "tune", "compare")
 
 
 def new_tab() -> AppTest:
@@ -309,3 +309,34 @@ def test_a_bias_repairs_what_flap_takes(at: AppTest, model: OnBench) -> None:
     settle(at)
     assert recipe(at, model).repair is Repair.BIAS  # type: ignore[attr-defined]
     assert perplexity(at) != plain
+
+
+def test_instruments_are_measured_and_their_agreement_is_drawn(at: AppTest, model: OnBench) -> None:
+    open_page(at, "compare")
+    names = ["fine", "coarse", "magnitude", "random"]
+    at.multiselect(key=shown(at, "instruments")).set_value(names).run()
+    next(b for b in at.button if b.label == "Score and measure").click().run()
+    settle(at)
+    compared = at.session_state["tab"].compared
+    assert [found.recipe.scoring.estimator for found in compared] == names
+    table = at.dataframe[0].value
+    assert sorted(table["perplexity"]) == list(table["perplexity"])
+    dense = compared[0].dense.quality.perplexity
+    assert table["over dense"].tolist() == pytest.approx((table["perplexity"] / dense).tolist())
+    # Two square maps, one by layer, and for one unit the word of every instrument.
+    assert len(at.get("plotly_chart")) == 3
+    standings = at.dataframe[-1].value
+    assert len(standings) == len(names)
+    assert set(standings["verdict"]) <= {"goes", "stays"}
+
+
+def test_seeds_show_the_uncertainty_of_an_instrument(at: AppTest) -> None:
+    open_page(at, "compare")
+    at.multiselect(key=shown(at, "instruments")).set_value(["fine", "random"]).run()
+    at.number_input(key=shown(at, "compared-seeds")).set_value(2).run()
+    next(b for b in at.button if b.label == "Score and measure").click().run()
+    settle(at)
+    assert len(at.session_state["tab"].compared) == 4
+    assert "± over seeds" in at.dataframe[0].value.columns
+    agreement = at.dataframe[1].value.set_index("instrument")["rank correlation with itself"]
+    assert agreement["Fine-grained Taylor"] > agreement["Random"]
