@@ -12,7 +12,7 @@ from app.components.jobs import POLL_SECONDS
 from app.engine import ENGINE
 from app.results import Measured, OnBench
 from app.words import change, count, percent, perplexity, size
-from pruning_core.recipe import Recipe
+from pruning_core.recipe import PatternKind, Recipe
 
 if TYPE_CHECKING:
     from pruning_core.planning.plan import Plan
@@ -63,7 +63,7 @@ def _panel(model: OnBench, recipe: Recipe, plan: Plan | None) -> None:
     with st.container(horizontal=True, key="numbers"):
         _quality(measured, pending)
         for label, read, words in (
-            ("Parameters", attrgetter("parameters"), count),
+            (_parameters(recipe), attrgetter("parameters"), count),
             ("Memory", attrgetter("bytes"), size),
             ("Operations / token", attrgetter("operations"), count),
         ):
@@ -74,6 +74,11 @@ def _panel(model: OnBench, recipe: Recipe, plan: Plan | None) -> None:
                 _cost(label, words(read(pruned)), words(read(dense)), relative)
         _speed(measured, pending)
     _footnote(measured)
+
+
+def _parameters(recipe: Recipe) -> str:
+    structured = recipe.pattern.kind is PatternKind.STRUCTURED
+    return "Parameters" if structured else "Non-zero"
 
 
 def _fitting(model: OnBench, recipe: Recipe) -> Measured | None:

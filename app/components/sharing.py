@@ -49,7 +49,7 @@ def draw_sharing(model: OnBench, recipe: Recipe, plan: Plan | None) -> None:
     places = places_of(model, recipe)
     present = overall(places, {place.key: place.snap(recipe.at(place.key)) for place in places})
     _take_waiting(model, recipe, places)
-    left, right = st.columns([1, 1], gap="medium", vertical_alignment="bottom")
+    left, right = st.columns([4, 5], gap="medium", vertical_alignment="bottom")
 
     def take_master(percentage: int) -> None:
         _share_out(model, state.recipe(model), percentage / 100, state.choice("shape"))
@@ -129,7 +129,7 @@ def _label(model: OnBench, places: tuple[Place, ...], present: float, plan: Plan
         everything = removed / model.anatomy.parameters
     return (
         f"Overall sparsity: {percent(targeted, 2)} of what can leave, {percent(linears, 2)} of the "
-        f"layers' weights, {percent(everything, 2)} of all parameters"
+        f"layers' weights, {percent(everything, 2)} of all"
     )
 
 
