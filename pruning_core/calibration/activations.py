@@ -16,24 +16,19 @@ adds it up. With ``m_n`` the mean of the first n windows, it is a running value 
     c_1 = 0,    c_n = c_(n-1) * (n-2)/(n-1) + 1/n sum_tokens (x_j - m_n)^2
 
 The first window counts nothing, and the others are held against a mean that has them in it already.
-
-One number that is not finite would spread over all windows, so the pass stops at the first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
-from torch import nn
 from transformers import PreTrainedModel
 
-from pruning_core.errors import PrunescopeError
-from pruning_core.model.anatomy import Anatomy, Site
+from pruning_core.calibration.passes import Window, each_window, entering
+from pruning_core.model.anatomy import Anatomy
 from pruning_core.progress import Tick, silent
 from pruning_core.recipe import SiteKey
 
@@ -83,14 +78,12 @@ def gather_activations(
         Cancelled: by `tick`.
         PrunescopeError: if an activation is not finite.
     """
-    collector = _Collector(anatomy, len(windows), model.dtype)
-    with collector.listening(model):
-        for sample, window in enumerate(windows):
-            tick("listening", sample, len(windows))
-            collector.begin(sample)
-            model(input_ids=window[None].to(model.device), use_cache=False)
-    tick("listening", len(windows), len(windows))
-    return collector.statistics()
+    running = {site.output: _Running() for site in anatomy.sites}
+    for window in each_window(model, windows, "listening", tick):
+        with entering(model, running, partial(_take, running, window)):
+            model(input_ids=window.ids, use_cache=False)
+    sites = {site.key: running[site.output].statistics(len(windows)) for site in anatomy.sites}
+    return ActivationStatistics(sites, len(windows))
 
 
 class _Running:
@@ -114,54 +107,21 @@ class _Running:
         else:
             self.published = torch.zeros_like(mean)
 
+    def statistics(self, windows: int) -> SiteActivations:
+        return SiteActivations(
+            mean=self.mean,
+            norms=self.squares / windows,
+            fluctuation=self.spread / max(windows - 1, 1),
+            published=self.published,
+        )
 
-class _Collector:
-    """Hears what enters the output projections and adds it up."""
 
-    def __init__(self, anatomy: Anatomy, samples: int, dtype: torch.dtype) -> None:
-        self._sites = anatomy.sites
-        self._samples = samples
-        self._dtype = str(dtype).removeprefix("torch.")
-        self._sample = 0
-        self._running = {site.key: _Running() for site in anatomy.sites}
-
-    @contextmanager
-    def listening(self, model: PreTrainedModel) -> Iterator[None]:
-        """Take note of what enters every output projection."""
-        with ExitStack() as undo:
-            for site in self._sites:
-                module = model.get_submodule(site.output)
-                hook = module.register_forward_pre_hook(partial(self._take, site))
-                undo.callback(hook.remove)
-            yield
-
-    def begin(self, sample: int) -> None:
-        self._sample = sample
-
-    def _take(self, site: Site, _module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        rows = inputs[0].flatten(0, -2).float()
-        variance, mean = torch.var_mean(rows, dim=0, correction=0)
-        variance, mean = torch.stack((variance, mean)).cpu()
-        # Every activation is in these, and what is not finite stays so in a sum of squares.
-        self._check(site, variance + mean.square())
-        self._running[site.key].add(self._sample, len(rows), mean, variance)
-
-    def _check(self, site: Site, values: torch.Tensor) -> None:
-        if not values.isfinite().all():
-            raise PrunescopeError(
-                f"What enters {site.output} in calibration window {self._sample + 1} of "
-                f"{self._samples} is not finite in the model's {self._dtype}, so nothing can be "
-                "ranked by it. Load the model in bfloat16 or float32, whose range is larger; if it "
-                "is in one of them already, its weights are damaged: load them afresh."
-            )
-
-    def statistics(self) -> ActivationStatistics:
-        sites = {}
-        for key, running in self._running.items():
-            sites[key] = SiteActivations(
-                mean=running.mean,
-                norms=running.squares / self._samples,
-                fluctuation=running.spread / max(self._samples - 1, 1),
-                published=running.published,
-            )
-        return ActivationStatistics(sites, self._samples)
+def _take(
+    running: Mapping[str, _Running], window: Window, module: str, inputs: torch.Tensor
+) -> None:
+    rows = inputs.flatten(0, -2).float()
+    variance, mean = torch.var_mean(rows, dim=0, correction=0)
+    variance, mean = torch.stack((variance, mean)).cpu()
+    # Every activation is in these, and what is not finite stays so in a sum of squares.
+    window.check(f"What enters {module} in", variance + mean.square())
+    running[module].add(window.index, len(rows), mean, variance)

@@ -18,15 +18,14 @@ its very end, keeps no more than slice sums.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Collection, Mapping
 from enum import StrEnum
-from functools import partial
 
 import torch
 from transformers import PreTrainedModel
 
-from pruning_core.calibration.losses import next_token_loss
+from pruning_core.calibration.backward import differentiate
+from pruning_core.calibration.passes import Window
 from pruning_core.errors import PrunescopeError
 from pruning_core.model.anatomy import Anatomy, Coupling
 from pruning_core.model.memory import demand_scoring, of_skeleton
@@ -78,18 +77,7 @@ def gather_batch_taylor(
         PrunescopeError: if a loss or a gradient is not finite.
     """
     collector = _Collector(model, anatomy, len(windows), kinds)
-    with collector.listening():
-        for sample, window in enumerate(windows):
-            tick("scoring", sample, len(windows))
-            collector.begin(sample)
-            ids = window[None].to(model.device)
-            with torch.enable_grad():
-                logits = model(input_ids=ids, use_cache=False).logits[0]
-            loss, gradient = next_token_loss(logits.detach(), window)
-            collector.check("loss", torch.tensor(loss))
-            logits.backward(gradient)
-            del logits, gradient
-    tick("scoring", len(windows), len(windows))
+    differentiate(model, collector.couplings, windows, collector.take, "scoring", tick)
     return collector.scores()
 
 
@@ -135,7 +123,11 @@ def _gb(size: int) -> str:
 
 
 class _Collector:
-    """Catches gradients and adds them up."""
+    """Adds gradients up.
+
+    Attributes:
+        couplings: by tensor name, what will be asked for gradients.
+    """
 
     def __init__(
         self,
@@ -144,25 +136,22 @@ class _Collector:
         samples: int,
         kinds: Collection[Salience],
     ) -> None:
-        self._dtype = str(model.dtype).removeprefix("torch.")
-        self._samples, self._sample = samples, 0
+        self._samples = samples
         self._kinds = kinds
-        self._couplings = _matrices(anatomy)
-        self._weights = {c.tensor: model.get_parameter(c.tensor) for c in self._couplings}
+        self.couplings = {c.tensor: c for c in _matrices(anatomy)}
+        self._weights = {name: model.get_parameter(name).detach() for name in self.couplings}
         self._signed = {
-            c.tensor: self._zeros(c.tensor, c.axis)
-            for c in self._couplings
+            name: self._zeros(name, coupling.axis)
+            for name, coupling in self.couplings.items()
             if Salience.VECTOR in kinds
         }
         self._gradients = {
-            c.tensor: self._zeros(c.tensor)
-            for c in self._couplings
+            name: self._zeros(name)
+            for name in self.couplings
             if any(kind.gradient for kind in kinds)
         }
         self._squares = {
-            c.tensor: self._zeros(c.tensor)
-            for c in self._couplings
-            if any(kind.fisher for kind in kinds)
+            name: self._zeros(name) for name in self.couplings if any(kind.fisher for kind in kinds)
         }
 
     def _zeros(self, tensor: str, axis: int | None = None) -> torch.Tensor:
@@ -170,58 +159,30 @@ class _Collector:
         shape = weight.shape if axis is None else (weight.shape[axis],)
         return torch.zeros(shape, device=weight.device, dtype=torch.float32)
 
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Ask for gradients of the coupled matrices only, and take each as it comes."""
-        with ExitStack() as undo:
-            for coupling in self._couplings:
-                parameter = self._weights[coupling.tensor]
-                undo.callback(parameter.requires_grad_, parameter.requires_grad)
-                parameter.requires_grad_(True)
-                hook = parameter.register_post_accumulate_grad_hook(partial(self._take, coupling))
-                undo.callback(hook.remove)
-                undo.callback(setattr, parameter, "grad", None)
-            yield
-
-    def begin(self, sample: int) -> None:
-        self._sample = sample
-
-    def check(self, what: str, value: torch.Tensor) -> None:
-        """Refuse a value that is not finite."""
-        if not value.isfinite():
-            raise PrunescopeError(
-                f"The {what} of calibration window {self._sample + 1} of {self._samples} is not "
-                f"finite in the model's {self._dtype}, so nothing can be ranked by it. Load the "
-                "model in bfloat16 or float32, whose range is larger; if it is in one of them "
-                "already, its weights are damaged: load them afresh."
-            )
-
-    def _take(self, coupling: Coupling, parameter: torch.Tensor) -> None:
-        assert parameter.grad is not None
-        name, gradient = coupling.tensor, parameter.grad.float()
-        parameter.grad = None
+    def take(self, window: Window, name: str, gradient: torch.Tensor) -> None:
+        gradient = gradient.float()
         # Every entry is in the norm, squared as it will be in F, and no copy is made.
-        self.check(f"gradient of {name}", torch.linalg.vector_norm(gradient))
+        window.check(f"The gradient of {name} in", torch.linalg.vector_norm(gradient))
         if name in self._gradients:
             self._gradients[name] += gradient
         if name in self._squares:
             self._squares[name].addcmul_(gradient, gradient)
         if name in self._signed:
             # Last and in place: the gradient is ours, and the weight's fp32 copy is saved.
-            self._signed[name] += gradient.mul_(parameter.detach()).sum(1 - coupling.axis)
+            across = 1 - self.couplings[name].axis
+            self._signed[name] += gradient.mul_(self._weights[name]).sum(across)
 
     @torch.no_grad()
     def scores(self) -> dict[Salience, SliceScores]:
         """Return the scores; matrix by matrix, what was kept is used up."""
         found: dict[Salience, dict[str, torch.Tensor]] = {kind: {} for kind in self._kinds}
-        for coupling in self._couplings:
-            for kind, slices in self._worth(coupling).items():
-                found[kind][coupling.tensor] = slices.cpu()
+        for name in self.couplings:
+            for kind, slices in self._worth(name).items():
+                found[kind][name] = slices.cpu()
         return dict(found)
 
-    def _worth(self, coupling: Coupling) -> dict[Salience, torch.Tensor]:
-        name, across = coupling.tensor, 1 - coupling.axis
-        weight = self._weights[name].detach()
+    def _worth(self, name: str) -> dict[Salience, torch.Tensor]:
+        weight, across = self._weights[name], 1 - self.couplings[name].axis
         worth: dict[Salience, torch.Tensor] = {}
         if name in self._gradients:
             self._gradients[name].div_(self._samples).mul_(weight)

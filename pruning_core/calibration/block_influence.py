@@ -19,7 +19,7 @@ import torch
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from pruning_core.errors import PrunescopeError
+from pruning_core.calibration.passes import each_window
 from pruning_core.model.anatomy import Anatomy
 from pruning_core.model.forward import decoder_layers, recorded
 from pruning_core.progress import Tick, silent
@@ -57,16 +57,13 @@ def gather_block_influence(
     turned = torch.zeros(len(layers), dtype=torch.float64)
     angle = torch.zeros_like(turned)
     with recorded(layers, range(len(layers) + 1)) as states:
-        for sample, window in enumerate(windows):
-            tick("following layers", sample, len(windows))
-            model(input_ids=window[None].to(model.device), use_cache=False)
+        for window in each_window(model, windows, "following layers", tick):
+            model(input_ids=window.ids, use_cache=False)
             for layer in range(len(layers)):
                 cosines = _cosines(states[layer], states[layer + 1])
-                if not cosines.isfinite().all():
-                    raise _not_finite(model, layer, sample, len(windows))
+                window.check(f"The residual stream around layer {layer} in", cosines)
                 turned[layer] += 1 - cosines.mean()
                 angle[layer] += cosines[-1].arccos() / pi
-    tick("following layers", len(windows), len(windows))
     return LayerInfluence((turned / len(windows)).float(), (angle / len(windows)).float())
 
 
@@ -75,13 +72,3 @@ def _cosines(entering: torch.Tensor, leaving: torch.Tensor) -> torch.Tensor:
     # Copied before they are widened: Metal has no fp64.
     before, after = (state[0].cpu().double() for state in (entering, leaving))
     return F.cosine_similarity(before, after, dim=-1).clamp_(-1, 1)
-
-
-def _not_finite(model: PreTrainedModel, layer: int, sample: int, samples: int) -> PrunescopeError:
-    dtype = str(model.dtype).removeprefix("torch.")
-    return PrunescopeError(
-        f"The hidden states around layer {layer} in calibration window {sample + 1} of {samples} "
-        f"are not finite in the model's {dtype}, so nothing can be ranked by them. Load the model "
-        "in bfloat16 or float32, whose range is larger; if it is in one of them already, its "
-        "weights are damaged: load them afresh."
-    )

@@ -9,7 +9,8 @@ from __future__ import annotations
 import torch
 from transformers import PreTrainedModel
 
-from pruning_core.calibration.losses import next_token_loss
+from pruning_core.calibration.backward import differentiate
+from pruning_core.calibration.passes import Window
 from pruning_core.progress import Tick, silent
 
 
@@ -29,22 +30,16 @@ def weight_scores(
 
     Raises:
         Cancelled: by `tick`.
+        PrunescopeError: if a loss or a gradient is not finite.
     """
-    parameter = model.get_parameter(tensor)
-    weight = parameter.detach().float()
+    weight = model.get_parameter(tensor).detach().float()
     total = torch.zeros_like(weight)
-    required = parameter.requires_grad
-    parameter.requires_grad_(True)
-    try:
-        for sample, window in enumerate(windows):
-            tick("looking closer", sample, len(windows))
-            with torch.enable_grad():
-                logits = model(input_ids=window[None].to(model.device), use_cache=False).logits[0]
-            _, gradient = next_token_loss(logits.detach(), window)
-            (found,) = torch.autograd.grad(logits, parameter, gradient)
-            e = found.float().mul_(weight)
-            total += torch.add(e, e * e, alpha=-0.5).abs_()
-    finally:
-        parameter.requires_grad_(required)
-    tick("looking closer", len(windows), len(windows))
+
+    def take(window: Window, name: str, gradient: torch.Tensor) -> None:
+        e = gradient.float().mul_(weight)
+        total.add_(torch.add(e, e * e, alpha=-0.5).abs_())
+        # Every score is in the sum, and what is not finite stays so in it.
+        window.check(f"The gradient of {name} in", total.sum())
+
+    differentiate(model, [tensor], windows, take, "looking closer", tick)
     return total.div_(len(windows)).cpu()

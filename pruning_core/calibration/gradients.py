@@ -9,13 +9,12 @@ costs one fp32 number for every weight, which is why it is asked for only where 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 
 import torch
 from transformers import PreTrainedModel
 
-from pruning_core.calibration.losses import next_token_loss
-from pruning_core.errors import PrunescopeError
+from pruning_core.calibration.backward import differentiate
+from pruning_core.calibration.passes import Window
 from pruning_core.progress import Tick, silent
 
 
@@ -32,35 +31,16 @@ def gradient_sizes(
 
     Raises:
         Cancelled: by `tick`.
-        PrunescopeError: if a gradient is not finite.
+        PrunescopeError: if a loss or a gradient is not finite.
     """
-    parameters = {name: model.get_parameter(name) for name in tensors}
-    sums = {name: torch.zeros_like(p, dtype=torch.float32) for name, p in parameters.items()}
-    with ExitStack() as undo:
-        for name, parameter in parameters.items():
-            undo.callback(parameter.requires_grad_, parameter.requires_grad)
-            parameter.requires_grad_(True)
+    squares = {
+        name: torch.zeros_like(model.get_parameter(name), dtype=torch.float32) for name in tensors
+    }
 
-            def take(taken: torch.Tensor, total: torch.Tensor = sums[name]) -> None:
-                assert taken.grad is not None
-                total += taken.grad.float().square()
-                taken.grad = None
+    def take(window: Window, name: str, gradient: torch.Tensor) -> None:
+        squares[name] += gradient.float().square()
+        # Every square is in the sum, and what is not finite stays so in it.
+        window.check(f"The gradient of {name} in", squares[name].sum())
 
-            undo.callback(parameter.register_post_accumulate_grad_hook(take).remove)
-            undo.callback(setattr, parameter, "grad", None)
-        for sample, window in enumerate(windows):
-            tick("gathering gradients", sample, len(windows))
-            with torch.enable_grad():
-                logits = model(input_ids=window[None].to(model.device), use_cache=False).logits[0]
-            _, gradient = next_token_loss(logits.detach(), window)
-            logits.backward(gradient)
-            del logits, gradient
-    tick("gathering gradients", len(windows), len(windows))
-    for name, total in sums.items():
-        if not total.isfinite().all():
-            raise PrunescopeError(
-                f"The gradient of {name} is not finite in the model's {model.dtype}, so nothing "
-                "can be ranked by it. Load the model in bfloat16 or float32."
-            )
-        total.sqrt_()
-    return sums
+    differentiate(model, tensors, windows, take, "gathering gradients", tick)
+    return {name: total.sqrt_() for name, total in squares.items()}

@@ -14,7 +14,7 @@ Source: the layer-wise scheme of SparseGPT (arXiv 2301.00774) and Wanda (arXiv 2
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,7 @@ from torch.func import functional_call
 from transformers import PreTrainedModel
 
 from pruning_core.calibration.moments import InputMoments
-from pruning_core.errors import PrunescopeError
+from pruning_core.calibration.passes import Window, entering
 from pruning_core.model.anatomy import Anatomy, Linear
 from pruning_core.model.forward import decoder_layers, resumed
 from pruning_core.progress import Tick, silent
@@ -83,6 +83,7 @@ class Walk:
             Cancelled: by the tick.
             PrunescopeError: if an input is not finite.
         """
+        tensors = {linear.module: linear.tensor for linear in linears}
         moments: dict[str, InputMoments] = {}
         squares = {
             linear.tensor: torch.zeros_like(
@@ -91,25 +92,24 @@ class Walk:
             for linear in (linears if regional else ())
         }
         self._leaving = []
-        for index in range(len(self._windows)):
-            self._report(index)
+        for window in self._each_window():
+            inputs: dict[str, torch.Tensor] = {}
             leaves = {
                 name: self._model.get_parameter(name).detach().requires_grad_() for name in squares
             }
-            with _inputs_of(self._model, linears) as inputs, torch.set_grad_enabled(regional):
-                output = self._run(index, leaves)
+            listening = entering(self._model, tensors, inputs.__setitem__)
+            with listening, torch.set_grad_enabled(regional):
+                output = self._run(window, leaves)
             if regional:
                 gradients = torch.autograd.grad(output.float().norm(), list(leaves.values()))
                 for name, gradient in zip(leaves, gradients, strict=True):
                     squares[name] += gradient.float().square()
             self._leaving.append(output.detach())
-            self._add(moments, inputs, hessian)
+            _add(moments, inputs, window, hessian)
+        regions = {name: (total / len(self._windows)).sqrt() for name, total in squares.items()}
         return {
-            name: Seen(
-                found,
-                (squares[name] / len(self._windows)).sqrt() if regional else None,
-            )
-            for name, found in moments.items()
+            tensors[module]: Seen(found, regions.get(tensors[module]))
+            for module, found in moments.items()
         }
 
     def step(self, weights: Mapping[str, torch.Tensor]) -> None:
@@ -123,61 +123,52 @@ class Walk:
         """
         if weights or len(self._leaving) < len(self._windows):
             self._leaving = []
-            for index in range(len(self._windows)):
-                self._report(index)
+            for window in self._each_window():
                 with torch.no_grad():
-                    self._leaving.append(self._run(index, weights))
+                    self._leaving.append(self._run(window, weights))
         self._entering, self._leaving = self._leaving, []
         self.layer += 1
 
-    def _run(self, window: int, weights: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    def _run(self, window: Window, weights: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Return what leaves the layer for one window, [1, tokens, hidden]."""
-        ids = self._windows[window][None].to(self._model.device)
         with ExitStack() as around:
             if self.layer:
-                entering = self._entering[window]
-                around.enter_context(resumed(self._layers, self.layer, entering))
+                hidden = self._entering[window.index]
+                around.enter_context(resumed(self._layers, self.layer, hidden))
             stop = self._layers[self.layer].register_forward_hook(_stop)
             around.callback(stop.remove)
             try:
-                functional_call(
-                    self._model, dict(weights), kwargs={"input_ids": ids, "use_cache": False}
-                )
+                arguments = {"input_ids": window.ids, "use_cache": False}
+                functional_call(self._model, dict(weights), kwargs=arguments)
             except _LeftLayer as left:
                 return left.hidden
         raise AssertionError("the forward pass never came to the layer")
 
-    def _report(self, window: int) -> None:
+    def _each_window(self) -> Iterator[Window]:
         windows = len(self._windows)
-        self._tick(
-            "walking the layers",
-            self.layer * windows + window,
-            len(self._layers) * windows,
-            f"layer {self.layer}",
-        )
+        for index in range(windows):
+            done, total = self.layer * windows + index, len(self._layers) * windows
+            self._tick("walking the layers", done, total, f"layer {self.layer}")
+            yield Window.of(self._model, self._windows, index)
 
-    def _add(
-        self,
-        moments: dict[str, InputMoments],
-        inputs: Mapping[str, torch.Tensor],
-        hessian: bool,
-    ) -> None:
-        """Add one window; matrices that read the same tensor share its moments."""
-        shared: dict[int, InputMoments] = {}
-        for name, entered in inputs.items():
-            if id(entered) not in shared:
-                if not entered.isfinite().all():
-                    raise PrunescopeError(
-                        f"What enters {name} is not finite in the model's {entered.dtype}, so its "
-                        "weights cannot be ranked. Load the model in bfloat16 or float32, whose "
-                        "range is larger."
-                    )
-                known = moments.get(name) or InputMoments(
-                    entered.shape[-1], entered.device, hessian=hessian
-                )
-                known.add(entered.flatten(0, -2))
-                shared[id(entered)] = known
-            moments[name] = shared[id(entered)]
+
+def _add(
+    moments: dict[str, InputMoments],
+    inputs: Mapping[str, torch.Tensor],
+    window: Window,
+    hessian: bool,
+) -> None:
+    """Add one window, by module; those that read the same tensor share its moments."""
+    shared: dict[int, InputMoments] = {}
+    for module, entered in inputs.items():
+        if id(entered) not in shared:
+            window.check(f"What enters {module} in", entered)
+            known = moments.get(module) or InputMoments(
+                entered.shape[-1], entered.device, hessian=hessian
+            )
+            known.add(entered.flatten(0, -2))
+            shared[id(entered)] = known
+        moments[module] = shared[id(entered)]
 
 
 class _LeftLayer(Exception):
@@ -189,16 +180,3 @@ class _LeftLayer(Exception):
 
 def _stop(_module: nn.Module, _args: Any, output: Any) -> None:
     raise _LeftLayer(output[0] if isinstance(output, tuple) else output)
-
-
-@contextmanager
-def _inputs_of(model: nn.Module, linears: Collection[Linear]) -> Iterator[dict[str, torch.Tensor]]:
-    """Collect what enters some matrices, by tensor name."""
-    inputs: dict[str, torch.Tensor] = {}
-    with ExitStack() as hooks:
-        for linear in linears:
-            hook = model.get_submodule(linear.module).register_forward_pre_hook(
-                lambda _module, args, name=linear.tensor: inputs.__setitem__(name, args[0])
-            )
-            hooks.callback(hook.remove)
-        yield inputs

@@ -6,7 +6,6 @@ import torch
 from pruning_core.calibration.closeup import weight_scores
 from pruning_core.calibration.taylor import gather_taylor
 from pruning_core.model.anatomy import read_anatomy
-from pruning_core.progress import Cancelled
 from tests import tiny
 
 
@@ -21,18 +20,3 @@ def test_its_tiles_are_those_of_the_map(model_type: str) -> None:
         rows, columns = tiles.fine.shape
         folded = scores.view(rows, scores.shape[0] // rows, columns, scores.shape[1] // columns)
         torch.testing.assert_close(folded.mean((1, 3)), tiles.fine, rtol=1e-4, atol=1e-9)
-
-
-def test_the_model_is_left_as_it_was_even_when_called_off() -> None:
-    model = tiny.tiny_model()
-    name = "model.layers.1.mlp.down_proj.weight"
-
-    def tick(stage: str, done: int, total: int, note: str = "") -> None:
-        if done == 1:
-            raise Cancelled
-
-    with pytest.raises(Cancelled):
-        weight_scores(model, name, tiny.tokens(), tick)
-    parameter = model.get_parameter(name)
-    assert not parameter.requires_grad
-    assert parameter.grad is None

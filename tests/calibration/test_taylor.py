@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 import torch
@@ -12,13 +10,11 @@ from transformers import PreTrainedModel
 
 from pruning_core.calibration import taylor
 from pruning_core.calibration.taylor import TaylorStatistics, gather_taylor
-from pruning_core.errors import PrunescopeError
 from pruning_core.model.anatomy import Part, read_anatomy
-from pruning_core.progress import Cancelled
 from pruning_core.recipe import SiteKey, SiteKind
 from tests import tiny
+from tests.calibration.witness import FAMILIES, left_as_it_was
 
-FAMILIES = ["llama", "phi3", "qwen3", "gemma2", "gemma3", "olmo2", "mixtral"]
 HEAD, HEADS, GROUPS, CHANNELS = 8, 9, 3, 40
 
 Pair = tuple[torch.Tensor, torch.Tensor]
@@ -72,20 +68,6 @@ def gather(model: PreTrainedModel, windows: torch.Tensor) -> TaylorStatistics:
     return gather_taylor(model, read_anatomy(model), windows)
 
 
-@contextmanager
-def left_as_it_was(model: PreTrainedModel) -> Iterator[None]:
-    """Check that a model comes out with its weights, without gradients and hooks."""
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    wanted = [p.requires_grad for p in model.parameters()]
-    yield
-    after = model.state_dict()
-    assert all(torch.equal(after[name], before[name]) for name in before)
-    assert all(p.grad is None for p in model.parameters())
-    assert [p.requires_grad for p in model.parameters()] == wanted
-    assert not any(p._post_accumulate_grad_hooks for p in model.parameters())
-    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
-
-
 @pytest.mark.parametrize("family", FAMILIES)
 def test_sums_equal_those_of_kept_gradients(family: str) -> None:
     model, windows = tiny.tiny_model(family), tiny.tokens(windows=3)
@@ -131,29 +113,6 @@ def test_tiles_equal_those_of_kept_gradients(family: str) -> None:
     assert several or family != "phi3", "the fused matrices are larger than their maps"
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_nothing_stays_behind(family: str) -> None:
-    model = tiny.tiny_model(family)
-    with left_as_it_was(model):
-        gather(model, tiny.tokens())
-
-
-def test_what_required_gradients_before_does_so_again() -> None:
-    model = tiny.tiny_model()
-    model.get_parameter("model.layers.1.mlp.up_proj.weight").requires_grad_(True)
-    with left_as_it_was(model):
-        gather(model, tiny.tokens())
-
-
-def test_gradients_are_asked_for_where_they_are_switched_off() -> None:
-    model, windows = tiny.tiny_model(), tiny.tokens()
-    with torch.no_grad():
-        inside = gather(model, windows)
-    key = SiteKey(0, SiteKind.MLP)
-    again = gather(model, windows).parts[key][Part.CHANNEL]
-    assert torch.equal(inside.parts[key][Part.CHANNEL].fine, again.fine)
-
-
 @pytest.mark.parametrize("family", ["llama", "phi3"])
 def test_one_gradient_lives_at_a_time(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny.tiny_model(family)
@@ -168,17 +127,6 @@ def test_one_gradient_lives_at_a_time(family: str, monkeypatch: pytest.MonkeyPat
     gather(model, tiny.tokens(windows=2))
     matrices = 3 * (4 if family == "phi3" else 7)
     assert alive == [1] * (2 * matrices)
-
-
-def test_cancelling_leaves_the_model_clean() -> None:
-    model, windows = tiny.tiny_model(), tiny.tokens(windows=3)
-
-    def stop(_stage: str, done: int, _total: int, note: str = "") -> None:
-        if done == 2:
-            raise Cancelled
-
-    with left_as_it_was(model), pytest.raises(Cancelled):
-        gather_taylor(model, read_anatomy(model), windows, stop)
 
 
 def test_failing_in_the_middle_of_a_backward_pass_leaves_the_model_clean(
@@ -196,47 +144,3 @@ def test_failing_in_the_middle_of_a_backward_pass_leaves_the_model_clean(
     monkeypatch.setattr(taylor, "reduce_gradient", out_of_memory)
     with left_as_it_was(model), pytest.raises(torch.OutOfMemoryError):
         gather(model, tiny.tokens())
-
-
-def test_every_window_is_reported() -> None:
-    model, heard = tiny.tiny_model(), []
-
-    def listen(stage: str, done: int, total: int, note: str = "") -> None:
-        heard.append((done, total))
-
-    gather_taylor(model, read_anatomy(model), tiny.tokens(windows=2), listen)
-    assert heard == [(0, 2), (1, 2), (2, 2)]
-
-
-@pytest.mark.parametrize("value", [torch.inf, torch.nan])
-def test_a_loss_that_is_not_finite_is_told_and_leaves_the_model_clean(value: float) -> None:
-    model, windows = tiny.tiny_model(), tiny.tokens(windows=2)
-    # A token of the second window only: the first passes.
-    (odd, *_) = set(windows[1].tolist()) - set(windows[0].tolist())
-    model.get_input_embeddings().weight[odd] = value
-    model.get_parameter("model.layers.1.mlp.up_proj.weight").requires_grad_(True)
-    wanted = [p.requires_grad for p in model.parameters()]
-    cure = r"loss of calibration window 2 of 2 .* float64.* Load the model in bfloat16 or float32"
-    with pytest.raises(PrunescopeError, match=cure):
-        gather(model, windows)
-    assert [p.requires_grad for p in model.parameters()] == wanted
-    assert all(p.grad is None and not p._post_accumulate_grad_hooks for p in model.parameters())
-
-
-def test_a_gradient_that_overflows_under_a_finite_loss_is_told() -> None:
-    model, windows = tiny.tiny_model().to(torch.float16), tiny.tokens(windows=2)
-    layer = model.model.layers[1]
-    # Forward, channels of zeros meet large weights; backward, large weights meet large channels.
-    layer.mlp.up_proj.weight.zero_()
-    layer.mlp.up_proj.bias.zero_()
-    layer.mlp.down_proj.weight.fill_(6e4)
-    layer.post_attention_layernorm.weight.fill_(1e3)
-    assert model(input_ids=windows, labels=windows).loss.isfinite()
-    with (
-        left_as_it_was(model),
-        pytest.raises(
-            PrunescopeError,
-            match=r"gradient of \S+1.mlp.up_proj.weight .* window 1 of 2 .* float16",
-        ),
-    ):
-        gather(model, windows)
