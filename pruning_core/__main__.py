@@ -3,6 +3,7 @@
     python -m pruning_core prune demo --estimator hybrid --sparsity 0.2 --corpus c4 \\
         --protocol wikitext2 --json run.json
     python -m pruning_core compare demo --estimators fine,coarse,random --sparsity 0.2 --seeds 3
+    python -m pruning_core survey demo --corpus c4 --protocol wikitext2 --json survey.json
     python -m pruning_core importance demo --estimator fine --out fine.safetensors
     python -m pruning_core inspect demo
     python -m pruning_core methods
@@ -19,12 +20,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pruning_core.commands import compare, importance, inspect, methods, prune
+from pruning_core.commands import compare, importance, inspect, methods, prune, survey
 from pruning_core.errors import MEMORY_CURE, PrunescopeError, memory_ran_out
 
 COMMANDS = {
     "prune": prune,
     "compare": compare,
+    "survey": survey,
     "importance": importance,
     "inspect": inspect,
     "methods": methods,

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import TypeAlias
 
 import torch
@@ -74,6 +75,7 @@ def compare(
     *,
     known: Mapping[Scoring, ImportanceMap] | None = None,
     allow_leak: bool = False,
+    began: Callable[[Run], None] = lambda _run: None,
     heard: Callable[[Entry], None] = lambda _entry: None,
     tick: Tick = silent,
 ) -> tuple[Run, tuple[ImportanceMap | None, ...]]:
@@ -85,7 +87,8 @@ def compare(
         protocol: how to measure.
         known: importance maps of this model that have been made before.
         allow_leak: measure even though calibration and measurement text overlap, and mark it.
-        heard: is told each entry as soon as it is measured.
+        began: is told the run, which has no entries yet, as soon as the dense model is measured.
+        heard: is told each entry as soon as it is measured, before the next one is scored.
         tick: hears of every stage.
 
     Returns:
@@ -105,14 +108,12 @@ def compare(
     )
     read = measured_part(text, windows, loaded.tokenizer)
     leaked = guard_recipes(recipes, read, allow=allow_leak, tick=tick)
-    drafts = _score(loaded, bench, recipes, known or {}, tick)
+    drafts = _drafts(loaded, bench, recipes, known or {}, tick)
+    # Before anything is measured: a text that is too short, or too little memory, shows early.
+    first = next(drafts)
     stages = {"loading": loaded.seconds}
     with _timed(stages, "measuring dense"):
         dense = measure_windows(loaded.model, windows, tick, "dense")
-    entries = []
-    for draft in drafts:
-        entries.append(_carry_out(loaded, bench, draft, windows, tick))
-        heard(entries[-1])
     run = Run(
         model=str(loaded.ref),
         fingerprint=loaded.fingerprint,
@@ -123,10 +124,16 @@ def compare(
         leaked=leaked,
         dense_cost=dense_cost(bench.anatomy, bench.dense_bytes, protocol.window),
         dense_quality=dense,
-        entries=tuple(entries),
+        entries=(),
         seconds=stages,
     )
-    return run, tuple(draft.scores for draft in drafts)
+    began(run)
+    entries, maps = [], []
+    for draft in chain([first], drafts):
+        entries.append(_carry_out(loaded, bench, draft, windows, tick))
+        maps.append(draft.scores)
+        heard(entries[-1])
+    return replace(run, entries=tuple(entries)), tuple(maps)
 
 
 def guard_recipes(
@@ -175,17 +182,16 @@ class _Draft:
     peak: dict[str, int]
 
 
-def _score(
+def _drafts(
     loaded: LoadedModel,
     bench: Workbench,
     recipes: Sequence[Recipe],
     known: Mapping[Scoring, ImportanceMap],
     tick: Tick,
-) -> list[_Draft]:
-    """Make the importance maps of all recipes before anything is measured, which takes longest."""
+) -> Iterator[_Draft]:
+    """Make the importance map of each recipe when it is its turn; the model is dense then."""
     evidence: dict[Calibration, Evidence] = {}
     maps = dict(known)
-    drafts = []
     for recipe in recipes:
         seconds: dict[str, float] = {}
         scores = None
@@ -203,8 +209,7 @@ def _score(
                         recipe.scoring, evidence[calibration], loaded.fingerprint
                     )
                 scores = maps[recipe.scoring]
-        drafts.append(_Draft(recipe, evidence[calibration], scores, seconds, peak_memory()))
-    return drafts
+        yield _Draft(recipe, evidence[calibration], scores, seconds, peak_memory())
 
 
 def _carry_out(

@@ -6,6 +6,7 @@ Takes what was made ready for JSON and works nothing out. Prints to stdout.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from textwrap import fill
 from typing import Any
 
 
@@ -62,6 +63,42 @@ def print_comparison(report: Mapping[str, Any]) -> None:
             _print_pairs(f"Overlap of what goes, {where}", names, found["overlap"])
     if report["seeds"]:
         _print_seeds(report["seeds"], edge)
+
+
+def print_survey_start(report: Mapping[str, Any]) -> None:
+    """Print the head of the table that ``survey`` makes, and the dense model's row."""
+    _print_heading(report)
+    print(
+        f"{'':<21}{'pattern':<13}{'perplexity':>12}{'accuracy':>10}{'prunable':>10}{'layers':>9}"
+        f"{'all':>9}{'choosing':>11}{'measuring':>11}{'peak':>11}"
+    )
+    quality, seconds = report["dense"]["quality"], report["seconds"]["measuring dense"]
+    print(
+        f"{'dense':<34}{_perplexity(quality['perplexity']):>12}{quality['accuracy']:>10.2%}"
+        f"{seconds:>48.1f} s",
+        flush=True,
+    )
+
+
+def print_survey_row(report: Mapping[str, Any], row: Mapping[str, Any]) -> None:
+    """Print one row at once: whoever waits for the others should see it."""
+    quality, seconds = row["quality"], row["seconds"]
+    place = "gpu" if report["device"].startswith("cuda") else "main"
+    print(
+        f"{row['label']:<21}{row['pattern']:<13}{_perplexity(quality['perplexity']):>12}"
+        f"{quality['accuracy']:>10.2%}{row['sparsity_of_prunable']:>10.2%}"
+        f"{row['sparsity_of_linears']:>9.2%}{row['sparsity_of_all']:>9.2%}"
+        f"{seconds['choosing']:>9.1f} s{seconds['measuring']:>9.1f} s"
+        f"{row['peak_memory_bytes'][place] / 1e6:>8,.0f} MB",
+        flush=True,
+    )
+
+
+def print_survey_notes(report: Mapping[str, Any]) -> None:
+    """Print what a reader of the table must know."""
+    print()
+    for sentence in report["notes"]:
+        print(fill(sentence, 100, subsequent_indent="  ", break_on_hyphens=False))
 
 
 def print_anatomy(report: Mapping[str, Any]) -> None:
