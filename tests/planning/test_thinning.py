@@ -49,33 +49,37 @@ def zeros_only(thinned: torch.Tensor, dense: torch.Tensor) -> bool:
     return bool(((thinned == dense) | (thinned == 0)).all())
 
 
+def golden_half(name: str, **params: str) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """Return the weights that half of them have left layer by layer, and the model's logits."""
+    model = vectors.model("gqa")
+    made = plan(model, recipe(model, name, **params), vectors.tokens())
+    Workbench(model).apply(made)
+    return weights(made), model(vectors.tokens()).logits
+
+
 def test_golden_wanda_layer_by_layer() -> None:
-    model, golden = vectors.model("gqa"), vectors.case("sequential_wanda")
-    made = plan(model, recipe(model, "wanda"), vectors.tokens())
+    dense, golden = vectors.model("gqa"), vectors.case("sequential_wanda")
+    found, logits = golden_half("wanda")
     flips = dict.fromkeys(golden, 0)
-    for name, thinned in weights(made).items():
+    for name, thinned in found.items():
         expected = golden[name.removesuffix(".weight") + ".mask"].bool()
         flips[name.removesuffix(".weight") + ".mask"] = int(((thinned == 0) != expected).sum())
-        assert zeros_only(thinned, model.get_parameter(name))
+        assert zeros_only(thinned, dense.get_parameter(name))
     stated = vectors.index("sequential_wanda")
     for name, count in flips.items():
         assert count <= (2 if stated[name]["tolerance"].startswith("at most 2") else 0), name
-    Workbench(model).apply(made)
-    logits = model(vectors.tokens()).logits
     torch.testing.assert_close(logits, golden["logits"], rtol=0, atol=1e-3)
 
 
 def test_golden_sparsegpt_layer_by_layer() -> None:
-    model, golden = vectors.model("gqa"), vectors.case("sequential_sparsegpt")
-    made = plan(model, recipe(model, "sparsegpt", threshold="inclusive"), vectors.tokens())
-    assert len(weights(made)) == len(golden) - 1
-    for name, thinned in weights(made).items():
+    golden = vectors.case("sequential_sparsegpt")
+    found, logits = golden_half("sparsegpt", threshold="inclusive")
+    assert len(found) == len(golden) - 1
+    for name, thinned in found.items():
         expected = golden[name]
         agreed = (thinned == 0) == (expected == 0)
         assert int((~agreed).sum()) <= 4, name
         torch.testing.assert_close(thinned[agreed], expected[agreed], rtol=0, atol=1e-4)
-    Workbench(model).apply(made)
-    logits = model(vectors.tokens()).logits
     torch.testing.assert_close(logits, golden["logits"], rtol=0, atol=5e-3)
 
 

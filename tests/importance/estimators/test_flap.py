@@ -149,14 +149,19 @@ def test_what_a_uniform_share_keeps_and_its_biases_are_those_of_the_authors_code
     check_biases("WIFV", uniform(), "WIFV.UL-UM")
 
 
-def test_a_model_without_the_units_and_with_the_biases_says_what_the_authors_says() -> None:
+def logits_without_the_units() -> torch.Tensor:
+    """Return what the model says of the first sequence without the units, with the biases."""
     model, kept = vectors.model("mha"), adaptive("WIFV", whole_costs=True)
     for site in read_anatomy(model).sites:
         projection = model.get_submodule(site.output)
         projection.weight[:, removed_columns(site, kept, projection.in_features)] = 0
         bias = biases("WIFV", kept)[site.key]
         projection.bias = torch.nn.Parameter(bias, requires_grad=False)
-    check(model(vectors.tokens()[:1]).logits, "WIFV.AL-AM.logits_first_sequence")
+    return model(vectors.tokens()[:1]).logits
+
+
+def test_a_model_without_the_units_and_with_the_biases_says_what_the_authors_says() -> None:
+    check(logits_without_the_units(), "WIFV.AL-AM.logits_first_sequence")
 
 
 def test_no_golden_tensor_is_left_out() -> None:

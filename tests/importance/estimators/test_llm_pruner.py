@@ -91,51 +91,71 @@ def compare(case: str, name: str, found: torch.Tensor) -> None:
     torch.testing.assert_close(found.float(), expected, rtol=rtol, atol=atol)
 
 
+def units_of(case: str, name: str) -> tuple[Site, str, torch.Tensor]:
+    """Return the site, the fold and the scores of a golden tensor of scores."""
+    kind, layer, what = parsed(name)
+    fold = "consecutive" if what.endswith("consecutive_fold") else "authors"
+    site = site_of(case, layer, SiteKind.MLP if what == "mlp_score" else SiteKind.ATTENTION)
+    return site, fold, raw_scores(site, slices(case)[kind], "sum", fold)[0]
+
+
+def members_of(case: str, name: str) -> torch.Tensor:
+    """Return the scores of a group's members in the order of the golden tensor, one a row."""
+    kind, layer, _ = parsed(name)
+    site = site_of(case, layer, SiteKind.ATTENTION)
+    members = {m.tensor: m for m in site_members(site, slices(case)[kind])}
+    order = [entry.partition(":")[0] for entry in vectors.index(case)[name]["group_members"]]
+    return torch.stack(
+        [to_units(site, members[f"{module}.weight"], "authors").flatten() for module in order]
+    )
+
+
+def gone_of(case: str, name: str) -> list[int]:
+    """Return the units that leave a site, ascending."""
+    kind, layer, what = parsed(name)
+    site = site_of(case, layer, SiteKind.MLP if what == "mlp_pruned" else SiteKind.ATTENTION)
+    chosen = plan(evidence(case).anatomy, golden_map(case, kind, fold="authors")).sites[site.key]
+    part = Part.CHANNEL if what == "mlp_pruned" else Part.KV_HEAD
+    return sorted(set(range(site.units)) - set(chosen.kept[part].tolist()))
+
+
+def logits_after(case: str, name: str) -> tuple[int, torch.Tensor]:
+    """Return the parameters and the last logits of the model after its units have left."""
+    bench = Workbench(vectors.model(CASES[case]))
+    kind = KINDS[name.partition(".")[0]]
+    chosen = plan(bench.anatomy, golden_map(case, kind, fold="authors"))
+    bench.apply(chosen)
+    return chosen.parameters, bench.model(vectors.tokens()).logits[:, -1]
+
+
 @pytest.mark.parametrize(
     ("case", "name"), tensors("attn_score", "attn_score_consecutive_fold", "mlp_score")
 )
 def test_golden_scores(case: str, name: str) -> None:
-    kind, layer, what = parsed(name)
-    fold = "consecutive" if what.endswith("consecutive_fold") else "authors"
-    site = site_of(case, layer, SiteKind.MLP if what == "mlp_score" else SiteKind.ATTENTION)
-    units, _ = raw_scores(site, slices(case)[kind], "sum", fold)
+    site, fold, units = units_of(case, name)
     compare(case, name, units)
     # What ranks is the same but for its scale.
-    ranking = golden_map(case, kind, fold=fold).sites[site.key].units
+    ranking = golden_map(case, parsed(name)[0], fold=fold).sites[site.key].units
     torch.testing.assert_close(ranking, (units / units.mean()).float())
 
 
 @pytest.mark.parametrize(("case", "name"), tensors("attn_member_channel_scores"))
 def test_golden_scores_of_members(case: str, name: str) -> None:
-    kind, layer, _ = parsed(name)
-    site = site_of(case, layer, SiteKind.ATTENTION)
-    members = {m.tensor: m for m in site_members(site, slices(case)[kind])}
-    order = [entry.partition(":")[0] for entry in vectors.index(case)[name]["group_members"]]
-    rows = [to_units(site, members[f"{module}.weight"], "authors").flatten() for module in order]
-    compare(case, name, torch.stack(rows))
+    compare(case, name, members_of(case, name))
 
 
 @pytest.mark.parametrize(("case", "name"), tensors("attn_pruned", "mlp_pruned"))
 def test_golden_choice(case: str, name: str) -> None:
     assert vectors.index(case)[name]["tolerance"] == "exact"
-    kind, layer, what = parsed(name)
-    site = site_of(case, layer, SiteKind.MLP if what == "mlp_pruned" else SiteKind.ATTENTION)
-    chosen = plan(evidence(case).anatomy, golden_map(case, kind, fold="authors")).sites[site.key]
-    part = Part.CHANNEL if what == "mlp_pruned" else Part.KV_HEAD
-    gone = sorted(set(range(site.units)) - set(chosen.kept[part].tolist()))
-    assert gone == vectors.case(case)[name].tolist()
+    assert gone_of(case, name) == vectors.case(case)[name].tolist()
 
 
 @pytest.mark.parametrize(("case", "name"), tensors("pruned_logits_last_token"))
 def test_golden_logits_after_removal(case: str, name: str) -> None:
     entry = vectors.index(case)[name]
     assert entry["tolerance"] == "atol 1e-3"
-    bench = Workbench(vectors.model(CASES[case]))
-    kind = KINDS[name.partition(".")[0]]
-    chosen = plan(bench.anatomy, golden_map(case, kind, fold="authors"))
-    assert chosen.parameters == entry["parameters_after"]
-    bench.apply(chosen)
-    logits = bench.model(vectors.tokens()).logits[:, -1]
+    parameters, logits = logits_after(case, name)
+    assert parameters == entry["parameters_after"]
     torch.testing.assert_close(logits, vectors.case(case)[name], rtol=0, atol=1e-3)
 
 
