@@ -20,7 +20,7 @@ from app.texts import Texts
 from app.workplace import Workplace
 from pruning_core.errors import PrunescopeError
 from pruning_core.jobs import Job, JobService
-from pruning_core.progress import Tick
+from pruning_core.progress import LEARNING_FUSION, Tick
 from pruning_core.recipe import Calibration, Recipe, Scoring
 
 if TYPE_CHECKING:
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from pruning_core.planning.plan import Plan
 
 Publish = Callable[[object], None]
+
+Made = dict[Scoring, Scoring]
+"""For every scoring that was asked for the one that was carried out."""
 
 
 class Engine:
@@ -117,18 +120,24 @@ class Engine:
             return None
         return current.maps.get(scoring)
 
-    def score(self, owner: str, fingerprint: str, scorings: tuple[Scoring, ...]) -> Job[None]:
-        """Make importance maps; those of one calibration share one backward pass."""
+    def score(self, owner: str, fingerprint: str, scorings: tuple[Scoring, ...]) -> Job[Made]:
+        """Make importance maps; those of one calibration share one backward pass.
 
-        def work(tick: Tick, publish: Publish) -> None:
+        Learning may end early with what has been learned, under a scoring that says so.
+        """
+
+        def work(tick: Tick, publish: Publish) -> Made:
             current = self._on_bench(fingerprint)
+            made: Made = {}
             for scoring in scorings:
-                current.demand_map(scoring, tick)
-                publish(scoring)
+                made[scoring] = current.demand_map(scoring, tick)
+                publish(dict(made))
+            return made
 
         names = ", ".join(scoring.estimator for scoring in scorings)
         key = (fingerprint, scorings)
-        return self.jobs.submit(owner, "score", f"Scoring {names}", work, key=key)
+        title, early = f"Scoring {names}", {LEARNING_FUSION}
+        return self.jobs.submit(owner, "score", title, work, key=key, can_stop_early=early)
 
     def closeup(
         self, fingerprint: str, calibration: Calibration, tensor: str

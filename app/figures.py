@@ -292,10 +292,10 @@ def agreement(
 
 
 def curve(losses: Sequence[float]) -> go.Figure:
-    """Draw a fusion's training curve with its moving mean."""
+    """Draw a fusion's training curve with its moving mean; nothing for one that did not learn."""
     steps = np.arange(1, len(losses) + 1)
     span = max(len(losses) // 12, 1)
-    smooth = np.convolve(losses, np.ones(span) / span, mode="valid")
+    smooth = np.convolve(losses, np.ones(span) / span, mode="valid") if losses else ()
     figure = go.Figure(
         [
             go.Scatter(

@@ -277,9 +277,23 @@ def collect() -> bool:
         if found.finished:
             ended = True
             del tab.jobs[kind]
+            if isinstance(brought, dict):
+                _take_scorings(brought)
             if found.state is State.FAILED:
                 tab.notice = found.error
     return ended
+
+
+def _take_scorings(made: Mapping[Scoring, Scoring]) -> None:
+    """Let the settings and the recipes that asked for a scoring name the one carried out."""
+    tab = _tab()
+    for asked, done in made.items():
+        if scoring(asked.estimator) == asked:
+            tab.settings[asked.estimator] = dict(done.params)
+        for fingerprint, history in tab.histories.items():
+            present = history.done[-1]
+            if present.scoring == asked and ENGINE.map(fingerprint, done):
+                history.done[-1] = replace(present, scoring=done)
 
 
 def measured() -> Measured | None:

@@ -93,14 +93,20 @@ class Workplace:
         scores = self.maps.get(recipe.scoring)
         return None if scores is None else make_plan(recipe, scores, self.seen.anatomy)
 
-    def demand_map(self, scoring: Scoring, tick: Tick) -> None:
-        """Make an importance map if it has not been made."""
+    def demand_map(self, scoring: Scoring, tick: Tick) -> Scoring:
+        """Make an importance map if it has not been made; return the scoring it is kept under.
+
+        That is another one than was asked for when the tick said that it is enough.
+        """
         from pruning_core.importance.scoring import score
 
-        if scoring not in self.maps:
-            with self.bench.applied(None):
-                evidence = self.evidence(scoring.calibration, tick)
-                self.maps[scoring] = score(scoring, evidence, self.seen.fingerprint)
+        if scoring in self.maps:
+            return scoring
+        with self.bench.applied(None):
+            evidence = self.evidence(scoring.calibration, tick)
+            made = score(scoring, evidence, self.seen.fingerprint)
+        self.maps[made.scoring] = made
+        return made.scoring
 
     def demand_plan(self, recipe: Recipe, tick: Tick) -> Plan:
         """Return a recipe's plan; single weights are chosen here, which takes a while.

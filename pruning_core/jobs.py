@@ -4,8 +4,10 @@ Holds `JobService`, which runs work on a single thread in the order of arrival (
 device: two jobs at once would only fight over it), and `Job`, what a session keeps of it.
 
 Assumes that work calls its `Tick` often, because that is where it learns that it should stop, and
-that it leaves what it touched unharmed when the tick raises `Cancelled`. A job keeps its result for
-as long as it is remembered, so work that makes a model puts it into a store and returns its key.
+that it leaves what it touched unharmed when the tick raises `Cancelled`. Work that can end early
+with what it has declares the stages in which its tick may raise `Enough`; no other sees it. A job
+keeps its result for as long as it is remembered, so work that makes a model puts it into a store
+and returns its key.
 
 Does not cache results, does not kill work that never ticks, knows neither torch nor streamlit.
 """
@@ -16,14 +18,14 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Collection, Hashable
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 from uuid import uuid4
 
 from pruning_core.errors import MEMORY_CURE, PrunescopeError, memory_ran_out
-from pruning_core.progress import Cancelled, Progress, Tick
+from pruning_core.progress import Cancelled, Enough, Progress, Tick
 
 log = logging.getLogger(__name__)
 
@@ -51,12 +53,16 @@ class _Trail:
     since: float = 0.0
     at: float = 0.0
 
+    def follows(self, progress: Progress) -> bool:
+        """Whether a step belongs to the present stage, and is not the same stage once more."""
+        return progress.stage == self.progress.stage and progress.done >= self.progress.done
+
     def step(self, progress: Progress, now: float) -> _Trail:
-        before = self.progress
-        if progress.stage != before.stage or progress.done < before.done:
+        if not self.follows(progress):
             return _Trail(progress, progress.done, now, now)
         # A new note on the same step says nothing about the pace.
-        return replace(self, progress=progress, at=now if progress.done > before.done else self.at)
+        ahead = progress.done > self.progress.done
+        return replace(self, progress=progress, at=now if ahead else self.at)
 
     def remaining(self, now: float) -> float | None:
         steps = self.progress.done - self.first
@@ -80,6 +86,7 @@ class Job(Generic[T]):
         result: what the work returned; None unless DONE.
         error: a sentence for the user; None unless FAILED.
         error_id: where to look in the log, if the failure is a defect or memory ran out.
+        keeping: whether it has been asked for `enough` in the present stage.
         created, started, ended: seconds since the epoch; None where it has not happened. Who joins
             a running twin (see `JobService.submit`) has its start, before their own `created`.
     """
@@ -88,6 +95,7 @@ class Job(Generic[T]):
     kind: str
     title: str
     _cancel: Callable[[Job[Any]], None]
+    _enough: Callable[[Job[Any]], None]
     _run: _Run | None
     id: str = field(default_factory=lambda: uuid4().hex)
     state: State = State.QUEUED
@@ -95,6 +103,7 @@ class Job(Generic[T]):
     result: T | None = None
     error: str | None = None
     error_id: str | None = None
+    keeping: bool = False
     created: float = field(default_factory=time.time)
     started: float | None = None
     ended: float | None = None
@@ -129,6 +138,25 @@ class Job(Generic[T]):
         run = self._run
         return run is not None and run.called_off
 
+    @property
+    def can_keep(self) -> bool:
+        """Whether its work can end here and keep what it has, and has something to keep."""
+        run, progress = self._run, self.progress
+        return (
+            run is not None
+            and not run.called_off
+            and progress.stage in run.can_stop_early
+            and 0 < progress.done != progress.total
+        )
+
+    def enough(self) -> None:
+        """Ask it to end the present stage early and keep what there is; see `can_keep`.
+
+        Does nothing where it cannot. A run that others want too goes on until all of them have
+        asked; a request is forgotten when the stage ends.
+        """
+        self._enough(self)
+
     def cancel(self) -> None:
         """Ask it to stop; does nothing once it has ended.
 
@@ -149,8 +177,14 @@ class _Run:
 
     work: Work[Any]
     twin_key: tuple[str, Hashable] | None
+    can_stop_early: frozenset[str] = frozenset()
     jobs: list[Job[Any]] = field(default_factory=list)
     called_off: bool = False
+
+    @property
+    def enough(self) -> bool:
+        """Whether all who want it have asked it to keep what there is."""
+        return bool(self.jobs) and all(job.keeping for job in self.jobs)
 
 
 class _Outcome(NamedTuple):
@@ -189,6 +223,7 @@ class JobService:
         *,
         key: Hashable | None = None,
         supersede: bool = False,
+        can_stop_early: Collection[str] = (),
     ) -> Job[T]:
         """Queue `work` and return its job.
 
@@ -200,6 +235,9 @@ class JobService:
         second one starts. Each owner has a job of their own with the same progress and result;
         cancelling one leaves the run to the others, and the last one stops it. So equal keys must
         mean equal work. Nothing is kept for keys that come after the run has ended.
+
+        In the stages named in `can_stop_early` the tick may raise `Enough` (see `Job.enough`): the
+        work then ends that stage with what it has.
 
         Raises:
             PrunescopeError: when the queue is full, or the service has been shut down.
@@ -214,8 +252,10 @@ class JobService:
                 if (job.owner, job.kind) == (owner, kind)
                 and (job.state is State.QUEUED or (supersede and job.state is State.RUNNING))
             ]
-            run = self._twin(twin_key) or self._enqueue(_Run(work, twin_key), rivals)
-            job: Job[T] = Job(owner, kind, title, self._cancel, run)
+            run = self._twin(twin_key) or self._enqueue(
+                _Run(work, twin_key, frozenset(can_stop_early)), rivals
+            )
+            job: Job[T] = Job(owner, kind, title, self._cancel, self._keep, run)
             if run.jobs:
                 twin = run.jobs[0]
                 job.started, job.partial, job._trail = twin.started, twin.partial, twin._trail
@@ -267,8 +307,8 @@ class JobService:
     def _twin(self, twin_key: tuple[str, Hashable] | None) -> _Run | None:
         if twin_key is None:
             return None
-        runs = [self._running, *self._queue]
-        return next((r for r in runs if r and r.twin_key == twin_key and not r.called_off), None)
+        runs = [run for run in (self._running, *self._queue) if run and run.twin_key == twin_key]
+        return next((run for run in runs if not (run.called_off or run.enough)), None)
 
     def _enqueue(self, run: _Run, rivals: list[Job[Any]]) -> _Run:
         """Put `run` where a queued rival stands alone, so that dragging does not cost the place."""
@@ -287,6 +327,7 @@ class JobService:
     def _finish(self, job: Job[Any], outcome: _Outcome) -> None:
         job._run = None  # and with it the work and all that it refers to
         job.result, job.error, job.error_id = outcome.result, outcome.error, outcome.error_id
+        job.keeping = False
         job.ended = time.time()
         job.state = outcome.state
         self._ended.append(job.id)
@@ -308,6 +349,11 @@ class JobService:
             if not run.jobs:
                 self._queue.remove(run)
             self._finish(job, _Outcome(State.CANCELLED))
+
+    def _keep(self, job: Job[Any]) -> None:
+        with self._changed:
+            if job.can_keep:
+                job.keeping = True  # once all have asked, the next tick raises
 
     def _serve(self) -> None:
         while (run := self._take()) is not None:
@@ -333,9 +379,14 @@ class JobService:
             with self._changed:
                 if run.called_off:
                     raise Cancelled
-                trail = trail.step(Progress(stage, done, total, note), time.time())
+                progress = Progress(stage, done, total, note)
+                same_stage = trail.follows(progress)
+                trail = trail.step(progress, time.time())
                 for job in run.jobs:
                     job._trail = trail
+                    job.keeping = job.keeping and same_stage
+                if run.enough:
+                    raise Enough
 
         def publish(partial: object) -> None:
             with self._changed:

@@ -2,6 +2,7 @@
 
 Long functions of the core take a `Tick` and call it between steps. It does both jobs: whoever
 listens sees the stage and how far it is, and a cancelled job leaves by the `Cancelled` it raises.
+What gets better step by step may end before it is through: it catches `Enough`.
 """
 
 from __future__ import annotations
@@ -9,9 +10,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+LEARNING_FUSION = "learning the fusion"
+"""The stage whose work knows `Enough`."""
+
 
 class Cancelled(Exception):
     """Raised by a `Tick` once its job has been asked to stop."""
+
+
+class Enough(Cancelled):
+    """Raised by a `Tick`: stop here and keep what there is. Who has nothing yet is cancelled."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +40,7 @@ class Progress:
 
 
 class Tick(Protocol):
-    """Report a step; raises `Cancelled` when the work has been called off."""
+    """Report a step; raises `Cancelled` when the work has been called off, or is enough."""
 
     def __call__(self, stage: str, done: int, total: int, note: str = "") -> None: ...
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import queue
 import sys
 import threading
 import time
@@ -15,7 +16,7 @@ import pytest
 from pruning_core import jobs
 from pruning_core.errors import PrunescopeError
 from pruning_core.jobs import Job, JobService, State
-from pruning_core.progress import Cancelled, Progress, Tick
+from pruning_core.progress import Cancelled, Enough, Progress, Tick
 
 PATIENCE = 5.0  # seconds until a test that hangs gives up
 
@@ -38,6 +39,40 @@ class Gate:
 
     def await_begin(self) -> None:
         assert self.begun.wait(PATIENCE)
+
+
+class Learner:
+    """Work that gets better step by step, each when it is let, and returns the steps it made."""
+
+    def __init__(self, *stages: str, knows_enough: bool = True) -> None:
+        self.stages = stages or ("learning",)
+        self.knows_enough = knows_enough
+        self.turns: queue.Queue[None] = queue.Queue()
+        self.steps: queue.Queue[tuple[str, int]] = queue.Queue()
+
+    def __call__(self, tick: Tick, publish: Callable[[object], None]) -> list[int]:
+        return [self.stage(stage, tick) for stage in self.stages]
+
+    def stage(self, stage: str, tick: Tick) -> int:
+        for done in range(4):
+            try:
+                tick(stage, done, 4)
+            except Enough:
+                if self.knows_enough:
+                    return done
+                raise
+            self.steps.put((stage, done))
+            self.turns.get(timeout=PATIENCE)
+        return 4
+
+    def reach(self, stage: str, done: int) -> None:
+        """Let it go on until it is at work on a step."""
+        while self.steps.get(timeout=PATIENCE) != (stage, done):
+            self.turns.put(None)
+
+    def finish(self) -> None:
+        for _ in range(20):
+            self.turns.put(None)
 
 
 @pytest.fixture
@@ -315,6 +350,118 @@ def test_shutdown_cancels_all_and_takes_no_more() -> None:
     assert not service._thread.is_alive()
     with pytest.raises(PrunescopeError, match="shutting down"):
         service.submit("ann", "load", "Load", returning(1))
+
+
+# Keeping what there is
+
+
+def learn(service: JobService, work: Learner, owner: str = "ann", key: object = None) -> Job[Any]:
+    return service.submit(owner, "score", "Learn", work, key=key, can_stop_early={"learning"})
+
+
+def test_enough_ends_a_stage_with_what_there_is(service: JobService) -> None:
+    work = Learner()
+    job = learn(service, work)
+    work.reach("learning", 2)
+    assert (job.can_keep, job.keeping) == (True, False)
+    job.enough()
+    job.enough()
+    assert (job.keeping, job.cancelling, job.state) == (True, False, State.RUNNING)
+    work.finish()
+    assert end(job) is State.DONE
+    assert job.result == [3]
+    assert (job.can_keep, job.keeping) == (False, False)
+    job.enough()
+
+
+def test_there_is_nothing_to_keep_before_the_first_step(service: JobService, gate: Gate) -> None:
+    work = Learner()
+    job = learn(service, work)
+    job.enough()
+    gate.let.set()
+    work.reach("learning", 0)
+    assert not job.can_keep
+    job.enough()
+    work.finish()
+    assert end(job) is State.DONE
+    assert job.result == [4]
+
+
+def test_enough_harms_no_stage_that_does_not_know_it(service: JobService) -> None:
+    work = Learner("reading", "learning")
+    job = learn(service, work)
+    work.reach("reading", 2)
+    assert not job.can_keep
+    job.enough()
+    work.finish()
+    assert end(job) is State.DONE
+    assert job.result == [4, 4]
+
+
+def test_a_request_is_forgotten_with_its_stage(service: JobService) -> None:
+    work = Learner("learning", "learning")
+    job = learn(service, work)
+    work.reach("learning", 1)
+    job.enough()
+    work.turns.put(None)
+    work.reach("learning", 0)  # the second time
+    assert not job.keeping
+    work.finish()
+    assert end(job) is State.DONE
+    assert job.result == [2, 4]
+
+
+def test_work_that_breaks_off_at_enough_is_cancelled(service: JobService) -> None:
+    work = Learner(knows_enough=False)
+    job = learn(service, work)
+    work.reach("learning", 1)
+    job.enough()
+    work.finish()
+    assert end(job) is State.CANCELLED
+    assert (job.result, job.error) == (None, None)
+
+
+def test_cancelling_goes_before_keeping(service: JobService) -> None:
+    work = Learner()
+    job = learn(service, work)
+    work.reach("learning", 1)
+    job.enough()
+    job.cancel()
+    assert not job.can_keep
+    work.finish()
+    assert end(job) is State.CANCELLED
+
+
+@pytest.mark.parametrize("other", ["asks too", "leaves", "goes on"])
+def test_a_shared_run_ends_early_once_all_have_enough(service: JobService, other: str) -> None:
+    work = Learner()
+    ann, bob = (learn(service, work, owner, key=1) for owner in ("ann", "bob"))
+    work.reach("learning", 1)
+    ann.enough()
+    assert (ann.keeping, bob.keeping) == (True, False)
+    work.turns.put(None)
+    work.reach("learning", 2)
+    if other == "asks too":
+        bob.enough()
+    if other == "leaves":
+        bob.cancel()
+    work.finish()
+    assert end(ann) is State.DONE
+    assert ann.result == ([4] if other == "goes on" else [3])
+    assert end(bob) is (State.CANCELLED if other == "leaves" else State.DONE)
+    assert bob.result == (None if other == "leaves" else ann.result)
+
+
+def test_nobody_joins_a_run_that_ends_early(service: JobService) -> None:
+    short, whole = Learner(), Learner()
+    ann = learn(service, short, key=1)
+    short.reach("learning", 1)
+    ann.enough()
+    bob = learn(service, whole, "bob", key=1)
+    short.finish()
+    whole.finish()
+    assert (end(ann), end(bob)) == (State.DONE, State.DONE)
+    assert (ann.result, bob.result) == ([2], [4])
 
 
 # The queue

@@ -1,4 +1,4 @@
-"""The sidebar's job panel: what is running, how far it is, how long is left, and a way to stop."""
+"""The sidebar's job panel: what is running, how far it is, how long is left, and ways to stop."""
 
 from __future__ import annotations
 
@@ -33,6 +33,17 @@ def _draw(job: Job[object]) -> None:
             progress = job.progress
             share = progress.done / progress.total if progress.total else 0.0
             st.progress(min(share, 1.0), text=_line(job))
+        if job.can_keep or job.keeping:
+            st.button(
+                "Keeping…" if job.keeping else "Keep what is learned",
+                key=f"keep-{job.id}",
+                on_click=job.enough,
+                disabled=job.keeping or job.cancelling,
+                icon=":material/download_done:",
+                help="Ends the learning after this step and uses the fusion as it is by then. "
+                "When another tab waits for the same, once it has been pressed there too.",
+                width="stretch",
+            )
         label = "Stopping…" if job.cancelling else "Stop"
         st.button(
             label,

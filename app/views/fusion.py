@@ -102,9 +102,12 @@ if hybrid is None or hybrid.fusion is None:
     score_button(bench, "Learn the fusion", ("fine", "coarse", "hybrid"), primary=True)
     st.caption(
         "Trains on the calibration text of the Importance page, with the model's weights frozen. "
-        "On two cores the demo takes about ten minutes; you can stop it at any time."
+        "On two cores the demo takes about ten minutes; you can stop it at any time, and keep "
+        "what it has learned by then."
     )
 else:
-    st.caption(f"Learned in {hybrid.seconds:.0f} s, {len(hybrid.fusion.curve)} steps.")
+    asked, done = method.settings(dict(hybrid.scoring.params))["steps"], len(hybrid.fusion.curve)
+    early = f" Stopped early, of {asked}; with Stop at 0 all are learned." if done != asked else ""
+    st.caption(f"Learned in {hybrid.seconds:.0f} s, {done} steps.{early}")
     draw_training(hybrid.fusion)
     draw_site(bench, hybrid, hybrid.fusion)

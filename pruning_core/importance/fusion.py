@@ -18,6 +18,10 @@ end to end, but its equations were not at hand. The shared attention alone only 
 the better granularity; the logit per unit is what lets the fusion decide unit by unit.
 
 What is learned may be something else than attention: `train_fusion` takes any `Shares`.
+
+Training may end early and keep what it has learned, by `Training.stop` or by a tick that raises
+`Enough`; both come to the same numbers. tau has then not fallen all the way: the last gradients
+were those of softer masks than the schedule ends with.
 """
 
 from __future__ import annotations
@@ -32,7 +36,7 @@ from torch import nn
 from pruning_core.importance.granularity import Profiles, SiteProfiles
 from pruning_core.importance.map import Fusion, SiteFusion, SiteScores
 from pruning_core.model.anatomy import Site
-from pruning_core.progress import Tick, silent
+from pruning_core.progress import LEARNING_FUSION, Enough, Tick, silent
 from pruning_core.recipe import SiteKey, SiteKind
 
 DIMENSIONS = 8
@@ -76,9 +80,10 @@ class Training:
     Attributes:
         sparsity: the middle of the sparsities that masks are made for.
         spread: every step draws each site's sparsity from the middle plus or minus this.
-        steps: optimiser steps.
+        steps: optimiser steps that the temperatures and the batches are laid out for.
         batch: windows in a step.
         seed: for the draws and the initial weights.
+        stop: after so many steps training ends, though laid out for more; 0 for never.
     """
 
     sparsity: float
@@ -86,6 +91,12 @@ class Training:
     steps: int
     batch: int
     seed: int
+    stop: int = 0
+
+    @property
+    def last(self) -> int:
+        """Steps until training ends by itself."""
+        return min(self.steps, self.stop or self.steps)
 
 
 Sites = Mapping[SiteKey, tuple[Site, SiteProfiles]]
@@ -116,19 +127,20 @@ def train_fusion(
         shares: what is learned, for the same sites.
         sites: every prunable site with its profiles.
         divergence: KL of the masked model and its gradients.
-        tick: hears one step per optimiser step; the note carries the divergence.
+        tick: hears one step per optimiser step; the note carries the divergence. When it raises
+            `Enough` after at least one step, what has been learned so far is returned, and the
+            curve has fewer points.
 
     Raises:
-        Cancelled: by `tick`.
+        Cancelled: by `tick`; `Enough`, which is one, if nothing has been learned yet.
     """
     blends = {key: _SiteBlend(site, profiles) for key, (site, profiles) in sites.items()}
     optimiser = torch.optim.Adam(shares.groups())
     draw = torch.Generator().manual_seed(training.seed)
     order = _batches(divergence.windows, training, draw)
     curve: list[float] = []
-    for step in range(training.steps):
-        note = f"KL {curve[-1]:.3f}" if curve else ""
-        tick("learning the fusion", step, training.steps, note)
+    while _goes_on(curve, training, tick):
+        step = len(curve)
         temperature = _between(*TEMPERATURES, step / max(training.steps - 1, 1))
         optimiser.zero_grad()
         with torch.enable_grad():
@@ -141,9 +153,19 @@ def train_fusion(
             if penalty is not None:
                 penalty.backward()
         optimiser.step()
-    tick("learning the fusion", training.steps, training.steps)
     with torch.no_grad():
         return Fusion(tuple(curve), {key: blend.decided(shares) for key, blend in blends.items()})
+
+
+def _goes_on(curve: list[float], training: Training, tick: Tick) -> bool:
+    """Report the steps that are done; return whether there is to be another one."""
+    try:
+        tick(LEARNING_FUSION, len(curve), training.last, f"KL {curve[-1]:.3f}" if curve else "")
+    except Enough:
+        if not curve:
+            raise
+        return False
+    return len(curve) < training.last
 
 
 def fused_scores(fusion: SiteFusion) -> SiteScores:

@@ -49,7 +49,7 @@ class Tiles:
 
 @dataclass(frozen=True)
 class SiteFusion:
-    """What a learned fusion decided at one site.
+    """What a fusion decided at one site.
 
     Attributes:
         fine, coarse: the two granularities it chose between, each normalised to mean 1 over the
@@ -65,10 +65,11 @@ class SiteFusion:
 
 @dataclass(frozen=True)
 class Fusion:
-    """The record of a learned fusion.
+    """The record of a fusion.
 
     Attributes:
-        curve: the training loss of every step, KL to the dense model in nats per token.
+        curve: the training loss of every step, KL to the dense model in nats per token; empty for a
+            fusion that does not learn.
         sites: what it decided, by site.
     """
 
@@ -85,7 +86,7 @@ class ImportanceMap:
         scoring: estimator, parameters and calibration.
         sites: scores of every prunable site.
         tiles: reduced maps of weights by tensor name, for estimators that look at single weights.
-        fusion: how a learned fusion came to its scores.
+        fusion: how a fusion came to its scores.
         comparable: scores that can be compared across sites, for estimators that say how.
         layers: fp32 [layers], what each layer as a whole is worth, for estimators that say so.
         means: fp32 [input columns of the output projection] by site: the mean of what enters it,

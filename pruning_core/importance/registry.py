@@ -106,7 +106,11 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Scored:
-    """What an estimator returns; fields as in `ImportanceMap`."""
+    """What an estimator returns; fields as in `ImportanceMap`.
+
+    Attributes:
+        instead: settings that the scores were really made with, where they are not those asked for.
+    """
 
     sites: Mapping[SiteKey, SiteScores]
     tiles: Mapping[str, Tiles] = field(default_factory=dict)
@@ -114,6 +118,7 @@ class Scored:
     comparable: Mapping[SiteKey, SiteScores] = field(default_factory=dict)
     layers: torch.Tensor | None = None
     means: Mapping[SiteKey, torch.Tensor] = field(default_factory=dict)
+    instead: Mapping[str, Scalar] = field(default_factory=dict)
 
 
 Settings = Mapping[str, Scalar]

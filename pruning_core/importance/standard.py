@@ -40,7 +40,7 @@ def folded(site: Site, columns: torch.Tensor) -> SiteScores:
 
 
 def unit_mean(scores: SiteScores) -> SiteScores:
-    """Return scores with mean 1 over the units of the site, and over its heads."""
+    """Return scores with mean 1 over the units of the site, and over its heads, in fp32."""
     heads = None if scores.heads is None else _unit_mean(scores.heads)
     return SiteScores(_unit_mean(scores.units), heads)
 
@@ -63,4 +63,4 @@ def standardised(site: Site, columns: torch.Tensor) -> SiteScores:
 def _unit_mean(scores: torch.Tensor) -> torch.Tensor:
     mean = scores.mean()
     # A site of zeros only has no ranking; ones keep it finite.
-    return scores / mean if mean > 0 else torch.ones_like(scores)
+    return (scores / mean if mean > 0 else torch.ones_like(scores)).float()

@@ -72,3 +72,7 @@ def test_a_closeup_says_where_it_is() -> None:
 
 def test_the_curve_of_one_step_is_drawn() -> None:
     assert json.loads(figures.curve([0.5]).to_json())["data"][1]["y"]
+
+
+def test_a_fusion_that_did_not_learn_has_an_empty_curve() -> None:
+    assert [len(trace.y) for trace in figures.curve(()).data] == [0, 0]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from streamlit.testing.v1 import AppTest
@@ -235,6 +237,60 @@ def test_learning_the_fusion_shows_its_curve(at: AppTest) -> None:
     settle(at)
     assert "3 steps" in " ".join(caption.value for caption in at.caption)
     assert len(at.get("plotly_chart")) == 3
+
+
+def button(at: AppTest, label: str) -> Any:
+    return next((b for b in at.button if b.label == label), None)
+
+
+def keep_what_is_learned(at: AppTest) -> None:
+    """Wait until the job that scores has something to keep, and press the button."""
+    job = at.session_state["tab"].jobs.get("score")
+    assert job is not None, at.session_state["tab"].notice
+    while not job.can_keep:
+        assert not job.wait(0.02), "it has ended before anything could be kept"
+    at.run()
+    button(at, "Keep what is learned").click().run()
+    settle(at)
+    settle(at)
+
+
+def test_what_has_been_learned_so_far_can_be_kept(at: AppTest, model: OnBench) -> None:
+    open_page(at, "fusion")
+    for name, value in (("steps", 5000), ("batch", 1), ("windows", 3)):
+        at.number_input(key=shown(at, f"setting-hybrid-{name}")).set_value(value).run()
+    button(at, "Learn the fusion").click().run()
+    keep_what_is_learned(at)
+    stop = at.number_input(key=shown(at, "setting-hybrid-stop")).value
+    assert 0 < stop < 5000
+    assert f"{stop} steps. Stopped early, of 5000" in " ".join(c.value for c in at.caption)
+    assert button(at, "Keep what is learned") is None
+    open_page(at, "tune")
+    scoring = recipe(at, model).scoring  # type: ignore[attr-defined]
+    assert scoring.estimator == "hybrid"
+    assert dict(scoring.params) == {"batch": 1, "steps": 5000, "stop": stop, "windows": 3}
+    kept = ENGINE.map(model.fingerprint, scoring)
+    assert kept is not None
+    assert kept.fusion is not None
+    assert len(kept.fusion.curve) == stop
+    # Nothing stands where the whole fusion would.
+    whole = tuple(p for p in scoring.params if p[0] != "stop")
+    assert ENGINE.map(model.fingerprint, Scoring("hybrid", whole, CALIBRATION)) is None
+
+
+def test_a_recipe_that_asked_for_more_goes_by_what_was_learned(at: AppTest, model: OnBench) -> None:
+    open_page(at, "tune")
+    at.slider(key=shown(at, "site-0.mlp")).set_value(50).run()
+    params = (("batch", 1), ("steps", 4000), ("windows", 3))
+    asked = replace(recipe(at, model), scoring=Scoring("hybrid", params, CALIBRATION))
+    upload(at, asked.to_json().encode())
+    button(at, "Score HyWIA-style hybrid").click().run()
+    keep_what_is_learned(at)
+    stop = dict(recipe(at, model).scoring.params)["stop"]
+    assert 0 < stop < 4000
+    assert recipe(at, model).sparsity == asked.sparsity
+    assert button(at, "Score HyWIA-style hybrid") is None
+    assert "hybrid" not in at.session_state["tab"].settings, "they asked for something else"
 
 
 def choose(at: AppTest, pattern: str) -> None:

@@ -23,7 +23,7 @@ from pruning_core.importance.registry import (
 )
 from pruning_core.importance.scoring import score
 from pruning_core.model.anatomy import Part, Site, read_anatomy
-from pruning_core.progress import Cancelled, Tick
+from pruning_core.progress import LEARNING_FUSION, Cancelled, Enough, Tick
 from pruning_core.recipe import PatternKind, Scoring, SiteKey, SiteKind
 from tests import tiny
 
@@ -120,7 +120,8 @@ class TestEvery:
         assert (scores.fusion is not None) == (estimator(name).grain is Grain.HYBRID)
         if scores.fusion is None:
             return
-        assert len(scores.fusion.curve) == QUICK["steps"]
+        trains = estimator(name).needs is Needs.TRAINING
+        assert len(scores.fusion.curve) == (QUICK["steps"] if trains else 0)
         assert all(math.isfinite(loss) and loss > 0 for loss in scores.fusion.curve)
         assert set(scores.fusion.sites) == set(scores.sites)
         for key, site in scores.fusion.sites.items():
@@ -199,6 +200,25 @@ def test_hybrid_chooses_between_the_scores_of_fine_and_coarse() -> None:
     for key, site in fused.fusion.sites.items():
         assert torch.equal(site.fine.units, fine.sites[key].units)
         assert torch.equal(site.coarse.units, coarse.sites[key].units)
+
+
+@pytest.mark.parametrize("name", ["hybrid", "saap"])
+def test_a_fusion_that_was_stopped_goes_by_the_scoring_that_makes_it_again(name: str) -> None:
+    def enough(stage: str, done: int, _total: int, note: str = "") -> None:
+        if stage == LEARNING_FUSION and done == 2:
+            raise Enough
+
+    asked = scoring(name, steps=5)
+    kept = score(asked, evidence(tiny.tiny_model(), tick=enough), "abc")
+    assert kept.fusion is not None
+    assert len(kept.fusion.curve) == 2
+    assert kept.scoring != asked
+    assert kept.scoring == scoring(name, steps=5, stop=2)
+    again = score(kept.scoring, evidence(tiny.tiny_model()), "abc")
+    assert again.scoring == kept.scoring
+    for key, site in kept.sites.items():
+        pairs = zip(tensors(site), tensors(again.sites[key]), strict=True)
+        assert all(torch.equal(a, b) for a, b in pairs)
 
 
 @pytest.mark.parametrize("norm", ["l1", "l2"])

@@ -22,7 +22,7 @@ from pruning_core.importance.masking import MaskedDivergence
 from pruning_core.model.anatomy import Anatomy, Part, Site, read_anatomy
 from pruning_core.model.forward import masked
 from pruning_core.planning.selection import select
-from pruning_core.progress import Cancelled
+from pruning_core.progress import Cancelled, Enough
 from pruning_core.recipe import SiteKey, SiteKind
 from tests import tiny
 
@@ -266,6 +266,44 @@ def test_cancelling_is_passed_on(anatomy: Anatomy) -> None:
     assert len(divergence.batches) == 2
     assert heard[0] == ""
     assert "KL" in heard[1]
+
+
+class After:
+    """A tick that says it is enough once so many steps are done."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+    def __call__(self, _stage: str, done: int, _total: int, note: str = "") -> None:
+        if done >= self.steps:
+            raise Enough
+
+
+@pytest.mark.parametrize("steps", [1, 3, TRAINING.steps])
+def test_enough_keeps_what_a_training_that_stops_there_learns(anatomy: Anatomy, steps: int) -> None:
+    training = replace(TRAINING, spread=0.2)
+    kept = learn_fusion(random_sites(anatomy), Linear.random(anatomy), training, After(steps))
+    assert len(kept.curve) == steps
+    planned = replace(training, stop=steps)
+    assert same(kept, learn_fusion(random_sites(anatomy), Linear.random(anatomy), planned))
+    whole = learn_fusion(random_sites(anatomy), Linear.random(anatomy), training)
+    assert whole.curve[:steps] == kept.curve
+    assert same(kept, whole) == (steps == training.steps)
+
+
+def test_before_the_first_step_there_is_nothing_to_keep(anatomy: Anatomy) -> None:
+    divergence = Linear.random(anatomy)
+    with pytest.raises(Cancelled):
+        learn_fusion(random_sites(anatomy), divergence, TRAINING, After(0))
+    assert divergence.batches == []
+
+
+def test_a_stop_that_lies_behind_the_last_step_is_none(anatomy: Anatomy) -> None:
+    late = replace(TRAINING, stop=TRAINING.steps + 5)
+    runs = [
+        learn_fusion(random_sites(anatomy), Linear.random(anatomy), t) for t in (TRAINING, late)
+    ]
+    assert same(*runs)
 
 
 # The divergence of a real model.

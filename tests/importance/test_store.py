@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,14 @@ def test_round_trip(path: Path, fusion: bool) -> None:
     save_map(before, path)
     assert same(load_map(path), before)
     assert os.listdir(path.parent) == [path.name]
+
+
+def test_a_fusion_that_did_not_learn_comes_back(path: Path) -> None:
+    before = make_map()
+    assert before.fusion is not None
+    before = replace(before, fusion=Fusion((), before.fusion.sites))
+    save_map(before, path)
+    assert same(load_map(path), before)
 
 
 def test_a_map_of_scores_alone(path: Path) -> None:

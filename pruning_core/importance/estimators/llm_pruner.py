@@ -37,6 +37,7 @@ from pruning_core.importance.registry import (
     Settings,
     register,
 )
+from pruning_core.importance.standard import unit_mean
 from pruning_core.model.anatomy import Part, Site
 from pruning_core.recipe import SiteKind
 
@@ -72,10 +73,7 @@ def score(evidence: Evidence, settings: Settings) -> Scored:
     reduction, fold = str(settings["reduction"]), str(settings["fold"])
     sites = {}
     for site in evidence.anatomy.sites:
-        units, heads = raw_scores(site, slices, reduction, fold)
-        sites[site.key] = SiteScores(
-            _normalised(units), None if heads is None else _normalised(heads)
-        )
+        sites[site.key] = unit_mean(SiteScores(*raw_scores(site, slices, reduction, fold)))
     return Scored(sites=sites)
 
 
@@ -134,12 +132,6 @@ def to_units(site: Site, member: Member, fold: str) -> torch.Tensor:
     if fold == "authors":
         return member.values.unflatten(0, (site.heads_per_unit, site.units)).sum(0)
     return member.values.unflatten(0, (site.units, site.heads_per_unit)).sum(1)
-
-
-def _normalised(scores: torch.Tensor) -> torch.Tensor:
-    mean = scores.mean()
-    # A dead layer has no ranking; ones keep it finite.
-    return (scores / mean if mean > 0 else torch.ones_like(scores)).float()
 
 
 register(

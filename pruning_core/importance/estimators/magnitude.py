@@ -24,6 +24,7 @@ from pruning_core.importance.registry import (
     Settings,
     register,
 )
+from pruning_core.importance.standard import unit_mean
 from pruning_core.importance.weights import (
     Cut,
     Matrix,
@@ -53,17 +54,10 @@ def _site(evidence: Evidence, site: Site, power: int) -> SiteScores:
             sums[segment.part] += run.view(segment.count, segment.width).sum(-1)
             start += segment.size
     if site.key.kind is SiteKind.MLP:
-        return SiteScores(_norm(sums[Part.CHANNEL], power))
+        return unit_mean(SiteScores(sums[Part.CHANNEL].pow(1 / power)))
     heads = sums[Part.QUERY_HEAD]
     groups = sums[Part.KV_HEAD] + heads.view(site.units, site.heads_per_unit).sum(-1)
-    return SiteScores(_norm(groups, power), _norm(heads, power))
-
-
-def _norm(sums: torch.Tensor, power: int) -> torch.Tensor:
-    norms = sums.pow(1 / power)
-    mean = norms.mean()
-    # A site of zeros only has no ranking; ones keep it finite.
-    return norms / mean if mean > 0 else torch.ones_like(norms)
+    return unit_mean(SiteScores(groups.pow(1 / power), heads.pow(1 / power)))
 
 
 def thin(matrix: Matrix, cut: Cut, settings: Settings) -> Thinned:

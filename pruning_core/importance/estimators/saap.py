@@ -30,19 +30,19 @@ from typing import Any
 import torch
 
 from pruning_core.importance.evidence import Evidence
-from pruning_core.importance.fusion import Sites, Training, fused_scores, train_fusion
-from pruning_core.importance.granularity import site_profiles
-from pruning_core.importance.map import Tiles
+from pruning_core.importance.fused import PARAMETERS, learned
+from pruning_core.importance.fusion import Divergence, Sites, Training, train_fusion
+from pruning_core.importance.map import Fusion
 from pruning_core.importance.registry import (
     Estimator,
     Grain,
     Needs,
-    Parameter,
     Scored,
     Settings,
     register,
 )
 from pruning_core.model.anatomy import Part
+from pruning_core.progress import Tick
 from pruning_core.recipe import SiteKey
 
 RATE = 0.05
@@ -81,27 +81,18 @@ class Uncertainty:
         return torch.softmax(-self._logs[key], dim=0)[0]
 
 
+def learn_variances(sites: Sites, divergence: Divergence, training: Training, tick: Tick) -> Fusion:
+    """Train the variances and return the shares they came to; arguments as for `train_fusion`.
+
+    Raises:
+        Cancelled: by `tick`.
+    """
+    return train_fusion(Uncertainty(sites), sites, divergence, training, tick)
+
+
 def score(evidence: Evidence, settings: Settings) -> Scored:
     """Return fused scores and the record of how the fusion came to them."""
-    taylor = evidence.taylor
-    profiles = {
-        site.key: (site, site_profiles(site, dict(taylor.parts[site.key])))
-        for site in evidence.anatomy.sites
-    }
-    training = Training(
-        sparsity=float(settings["sparsity"]),
-        spread=float(settings["spread"]),
-        steps=int(settings["steps"]),
-        batch=int(settings["batch"]),
-        seed=evidence.seed,
-    )
-    divergence = evidence.divergence(int(settings["windows"]))
-    fusion = train_fusion(Uncertainty(profiles), profiles, divergence, training, evidence.tick)
-    return Scored(
-        sites={key: fused_scores(site) for key, site in fusion.sites.items()},
-        tiles={name: Tiles(t.fine, t.peak, t.shape) for name, t in taylor.tiles.items()},
-        fusion=fusion,
-    )
+    return learned(evidence, settings, learn_variances)
 
 
 register(
@@ -114,12 +105,6 @@ register(
         formula="C/(2·s_c²) + F/(2·s_f²), s learned on KL(dense‖masked) + mean I + log(s_c·s_f)",
         source="SAAP, arXiv 2412.15127 (reconstruction after Kendall et al., arXiv 1705.07115)",
         score=score,
-        parameters=(
-            Parameter("sparsity", 0.3, "The sparsity that masks are trained around.", 0.05, 0.9),
-            Parameter("spread", 0.2, "Half the range of sparsities seen in training.", 0.0, 0.5),
-            Parameter("steps", 96, "Optimiser steps.", 1, 10_000),
-            Parameter("batch", 4, "Calibration windows in a step.", 1, 256),
-            Parameter("windows", 96, "Calibration windows that training cycles through.", 1, 4096),
-        ),
+        parameters=PARAMETERS,
     )
 )
