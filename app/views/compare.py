@@ -13,12 +13,13 @@ import torch
 from app import comparison_figures, state
 from app.components.bench import require_model
 from app.components.jobs import POLL_SECONDS
+from app.components.probe import probe_controls
 from app.components.settings import calibration_controls
 from app.engine import ENGINE
 from app.results import Measured, OnBench
 from app.tables import measured_table, standings_table
 from app.words import percent
-from pruning_core.evaluation.protocol import PROTOCOLS, protocol
+from pruning_core.evaluation.protocol import protocol
 from pruning_core.importance import ImportanceMap
 from pruning_core.importance.compare import correlations, overlap, spread, standings
 from pruning_core.importance.registry import estimator, estimators
@@ -59,18 +60,7 @@ def draw_choice(model: OnBench) -> list[Recipe]:
         help="With more than one, every estimator is scored on as many draws of the text: what "
         "changes is the instrument's own uncertainty.",
     )
-    probe.selectbox(
-        "Measure on",
-        [name for name in PROTOCOLS if name.startswith("probe")],
-        key=state.control("probe", state.choice("probe")),
-        format_func=lambda name: PROTOCOLS[name].title,
-        on_change=state.keep("probe", "probe"),
-    )
-    allow.toggle(
-        "Allow a leak",
-        key=state.control("allow-leak", state.choice("allow_leak")),
-        on_change=state.keep("allow_leak", "allow-leak"),
-    )
+    probe_controls(probe, allow)
     shares = uniform(unit_places(model.anatomy), sparsity / 100)
     dense = Recipe(model.ref, model.fingerprint).with_sparsity(shares)
     calibration = state.calibration()

@@ -11,6 +11,7 @@ import streamlit as st
 from app import figures, state
 from app.components.bench import require_model
 from app.components.numbers import numbers_panel
+from app.components.probe import probe_controls
 from app.components.settings import parameter_controls
 from app.components.sharing import draw_sharing, places_of
 from app.components.sites import draw_sites
@@ -18,7 +19,6 @@ from app.components.writing import writing_panel
 from app.engine import ENGINE
 from app.results import OnBench
 from pruning_core.errors import PrunescopeError
-from pruning_core.evaluation.protocol import PROTOCOLS
 from pruning_core.importance import Needs, SiteScores
 from pruning_core.importance.registry import estimator, estimators
 from pruning_core.model.anatomy import Part
@@ -63,21 +63,7 @@ def draw_source(model: OnBench, recipe: Recipe) -> None:
         format_func=lambda name: estimator(name).title,
         on_change=state.moving("ranked-by", take_estimator),
     )
-    probes = [name for name in PROTOCOLS if name.startswith("probe")]
-    middle.selectbox(
-        "Measure on",
-        probes,
-        key=state.control("probe", state.choice("probe")),
-        format_func=lambda name: PROTOCOLS[name].title,
-        on_change=state.keep("probe", "probe"),
-    )
-    right.toggle(
-        "Allow a leak",
-        key=state.control("allow-leak", state.choice("allow_leak")),
-        on_change=state.keep("allow_leak", "allow-leak"),
-        help="Measure even if the calibration text overlaps the measured one. Every number is then "
-        "marked: it flatters.",
-    )
+    probe_controls(middle, right)
     method = estimator(recipe.scoring.estimator)
     if method.parameters:
         with st.expander(f"Settings of {method.title}"):

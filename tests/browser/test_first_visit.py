@@ -107,3 +107,29 @@ def test_two_tabs_do_not_mix(page: Page, browser: Browser, address: str) -> None
     assert one != two
     expect(page.get_by_role("slider", name=re.compile("^25 MLP"))).to_have_value("0")
     other.context.close()
+
+
+def test_single_weights_and_many_instruments(page: Page) -> None:
+    expect(page.get_by_text("On the bench: demo")).to_be_visible(timeout=LONG)
+    open_page(page, "Compare")
+    page.get_by_label("Windows", exact=True).fill("4")
+    page.keyboard.press("Enter")
+    page.get_by_role("button", name="Score and measure").click()
+    expect(page.get_by_role("heading", name="Why would this unit go?")).to_be_visible(timeout=LONG)
+    expect(page.locator(".js-plotly-plot")).to_have_count(3, timeout=LONG)
+
+    open_page(page, "Tune")
+    dense = measured(page)
+    page.get_by_role("combobox", name=re.compile("^What leaves")).click()
+    page.get_by_role("option", name="2:4").click()
+    switch = page.get_by_text("1 MLP · 2:4", exact=True)
+    switch.scroll_into_view_if_needed()
+    switch.click()
+    pruned = settled(page, dense)
+    assert pruned != dense
+    # 1.3 of 135 million weights are zero; nothing has become smaller.
+    assert number(page, "Non-zero").inner_text() == "133 M"
+    assert number(page, "Memory").inner_text() == "269 MB"
+
+    page.get_by_role("button", name="Undo").click()
+    expect(number(page, "Perplexity")).to_have_text(dense, timeout=LONG)
