@@ -13,22 +13,25 @@ from typing import Any
 def print_run(run: Mapping[str, Any]) -> None:
     """Print what `Run.as_dict` returned: a row for the dense model and for every recipe."""
     _print_heading(run)
-    print(f"{'':<12}{'perplexity':>12}{'accuracy':>10}{'parameters':>14}{'prunable gone':>15}")
-    dense = run["dense"]
-    rows = [("dense", dense["quality"], dense["cost"]["parameters"], 0.0)]
-    for entry in (run["pruned"], *run["beside"]):
-        rows.append(
-            (
-                entry["estimator"],
-                entry["quality"],
-                entry["cost"]["parameters"],
-                entry["sparsity_of_prunable"],
-            )
-        )
-    for name, quality, parameters, sparsity in rows:
+    entries = (run["pruned"], *run["beside"])
+    edge = max(len(entry["estimator"]) for entry in entries) + 2
+    edge = max(edge, len("dense") + 2)
+    print(
+        f"{'':<{edge}}{'perplexity':>12}{'accuracy':>10}{'parameters':>14}"
+        f"{'gone of prunable':>18}{'of the layers':>15}{'of all':>9}"
+    )
+    quality, parameters = run["dense"]["quality"], run["dense"]["cost"]["parameters"]
+    print(
+        f"{'dense':<{edge}}{_perplexity(quality['perplexity']):>12}{quality['accuracy']:>10.2%}"
+        f"{parameters:>14,}"
+    )
+    for entry in entries:
+        quality = entry["quality"]
         print(
-            f"{name:<12}{_perplexity(quality['perplexity']):>12}{quality['accuracy']:>10.2%}"
-            f"{parameters:>14,}{sparsity:>15.2%}"
+            f"{entry['estimator']:<{edge}}{_perplexity(quality['perplexity']):>12}"
+            f"{quality['accuracy']:>10.2%}{entry['cost']['parameters']:>14,}"
+            f"{entry['sparsity_of_prunable']:>18.2%}{entry['sparsity_of_linears']:>15.2%}"
+            f"{entry['sparsity_of_all']:>9.2%}"
         )
     print(f"recipe {run['digest']}")
 
@@ -118,11 +121,13 @@ def print_anatomy(report: Mapping[str, Any]) -> None:
 
 def print_methods(report: Mapping[str, Any]) -> None:
     """Print the estimators with their parameters, the corpora and the protocols."""
+    edge = max(map(len, report["estimators"])) + 2
     for name, method in report["estimators"].items():
-        print(f"{name:<12}{method['title']}: {method['summary']}")
-        print(f"{'':<12}{method['formula']}   [{method['source']}]")
+        print(f"{name:<{edge}}{method['title']}: {method['summary']}")
+        print(f"{'':<{edge}}{method['formula']}   [{method['source']}]")
+        print(f"{'':<{edge}}patterns: {', '.join(method['patterns'])}")
         for parameter, about in method["parameters"].items():
-            print(f"{'':<14}--set {parameter}={about['default']}  {about['help']}")
+            print(f"{'':<{edge + 2}}--set {parameter}={about['default']}  {about['help']}")
     print("\nCorpora:")
     for name, text in report["corpora"].items():
         print(f"  {name:<14}{text}")
