@@ -31,9 +31,9 @@ page = st.navigation(
     position="top",
 )
 
-state.autoload()
 
-with st.sidebar:
+def draw_sidebar() -> None:
+    """Draw the model on the bench, the recipe, and what is running."""
     st.markdown("### Prunescope")
     model = ENGINE.model
     if model:
@@ -48,12 +48,20 @@ with st.sidebar:
         st.markdown("No model on the bench yet.")
     job_panel()
 
-notice = state.notice()
-if notice:
+
+def draw_notice(notice: str) -> None:
+    """Draw what went wrong last, until it is put away."""
     words, button = st.columns([12, 1], vertical_alignment="center")
     words.error(notice, icon=":material/error:")
     button.button(
         "", icon=":material/close:", key="dismiss", help="Dismiss", on_click=state.dismiss
     )
 
-page.run()
+
+with state.drawing():
+    state.autoload()
+    with st.sidebar:
+        draw_sidebar()
+    if wrong := state.notice():
+        draw_notice(wrong)
+    page.run()

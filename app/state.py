@@ -6,7 +6,8 @@ callbacks. Widget state would be dropped on every change of page, a recipe here 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import uuid4
@@ -58,6 +59,8 @@ class _Tab:
     requested: object = None
     allow_leak: bool = False
     autoloaded: bool = False
+    drawing: bool = False
+    stale: bool = False
     checked: str | None = None
     notice: str | None = None
 
@@ -260,7 +263,32 @@ def active_jobs() -> list[Job[Any]]:
     return [job for job in _tab().jobs.values() if not job.finished]
 
 
-def collect() -> bool:
+@contextmanager
+def drawing() -> Iterator[None]:
+    """Draw a whole page, with all that jobs have brought by now."""
+    tab = _tab()
+    _collect()
+    tab.drawing, tab.stale = True, False
+    try:
+        yield
+    finally:
+        tab.drawing = False
+
+
+def refresh() -> None:
+    """Take over what jobs have brought, and draw the page anew if anything ended; for fragments.
+
+    While the page is being drawn that has to wait for the fragment's next turn: to begin again
+    would lose the click that it is drawn for.
+    """
+    tab = _tab()
+    tab.stale = _collect() or tab.stale
+    if tab.stale and not tab.drawing:
+        tab.stale = False
+        st.rerun()
+
+
+def _collect() -> bool:
     """Take over what jobs have brought since the last time; return whether anything ended."""
     tab = _tab()
     ended = False

@@ -18,8 +18,7 @@ def job_panel() -> None:
 
 
 def _panel() -> None:
-    if state.collect():
-        st.rerun()
+    state.refresh()
     for job in state.active_jobs():
         _draw(job)
 

@@ -52,8 +52,7 @@ def _panel(model: OnBench, recipe: Recipe, plan: Plan | None) -> None:
     from pruning_core.planning.plan import dense_cost
 
     # The sidebar was drawn before this measurement was asked for and may not be watching it.
-    if state.collect():
-        st.rerun()
+    state.refresh()
     measured = _fitting(model, recipe)
     job = state.job("measure")
     window = measured.protocol.window if measured else 256

@@ -98,8 +98,7 @@ def draw_measurements(recipes: Sequence[Recipe]) -> None:
 
 
 def _measured(recipes: Sequence[Recipe]) -> None:
-    if state.collect():
-        st.rerun()
+    state.refresh()
     job = state.job("compare")
     partial = job and (job.result or job.partial)
     brought = partial if isinstance(partial, tuple) else state.compared()

@@ -255,6 +255,19 @@ def keep_what_is_learned(at: AppTest) -> None:
     settle(at)
 
 
+def test_a_job_that_ends_does_not_swallow_a_click(at: AppTest, model: OnBench) -> None:
+    settle(open_page(at, "tune"))
+    at.slider(key=shown(at, "site-0.mlp")).set_value(50).run()
+    params = (("batch", 1), ("steps", 11), ("windows", 3))
+    scoring = Scoring("hybrid", params, CALIBRATION)
+    upload(at, replace(recipe(at, model), scoring=scoring).to_json().encode())
+    for job in list(at.session_state["tab"].jobs.values()):
+        assert job.wait(60)  # it has ended, and the page does not know yet
+    button(at, "Score HyWIA-style hybrid").click().run()
+    settle(at)
+    assert ENGINE.map(model.fingerprint, scoring) is not None
+
+
 def test_what_has_been_learned_so_far_can_be_kept(at: AppTest, model: OnBench) -> None:
     open_page(at, "fusion")
     for name, value in (("steps", 5000), ("batch", 1), ("windows", 3)):
