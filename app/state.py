@@ -49,6 +49,7 @@ class _Tab:
     prompt: str = "A decorator in Python is"
     probe: str = "probe"
     shape: str = "uniform"
+    fusion: str = "hybrid"
     waiting: float | None = None
     instruments: tuple[str, ...] = ("fine", "coarse", "magnitude")
     compared_at: int = 20

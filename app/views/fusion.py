@@ -1,30 +1,30 @@
-"""Fusion: how attention learned to choose between granularities, and where it overrules them."""
+"""Fusion: how the granularities are weighed unit by unit, and where that overrules either."""
 
 from __future__ import annotations
 
 import numpy as np
 import streamlit as st
 
-from app import figures
+from app import figures, state
 from app.components.bench import find_map, require_model, score_button
 from app.components.settings import parameter_controls
 from app.results import OnBench
 from app.tables import overruled_table
 from app.words import percent
-from pruning_core.importance import Fusion, ImportanceMap
+from pruning_core.importance import Estimator, Fusion, Grain, ImportanceMap, Needs
 from pruning_core.importance.compare import overruled, ranks
-from pruning_core.importance.registry import estimator
+from pruning_core.importance.registry import estimator, estimators
 from pruning_core.recipe import SiteKind
 
 BINS = 192
 
 
 def draw_training(fusion: Fusion) -> None:
-    """Draw the training curve and the shares it ended with."""
-    left, right = st.columns(2)
-    with left:
-        st.markdown("**Training**  \n:small[KL of the masked model to the dense one]")
-        st.plotly_chart(figures.curve(fusion.curve), key="curve")
+    """Draw the training curve, if there was training, and the shares it ended with."""
+    left, right = st.columns(2) if fusion.curve else (None, st.container())
+    if left is not None:
+        left.markdown("**Training**  \n:small[KL of the masked model to the dense one]")
+        left.plotly_chart(figures.curve(fusion.curve), key="curve")
     with right:
         st.markdown("**Attention weights**  \n:small[MLP channels, each layer's sorted]")
         keys = [key for key in fusion.sites if key.kind is SiteKind.MLP] or list(fusion.sites)
@@ -92,22 +92,48 @@ def _table(site: object, scores: ImportanceMap, key: object, units: tuple[int, .
     )
 
 
-bench = require_model()
-st.subheader("The learned fusion")
-method = estimator("hybrid")
-st.caption(f"{method.summary} {method.formula}. {method.source}.")
-parameter_controls(method)
-hybrid = find_map(bench, "hybrid")
-if hybrid is None or hybrid.fusion is None:
-    score_button(bench, "Learn the fusion", ("fine", "coarse", "hybrid"), primary=True)
+def draw_waiting(model: OnBench, method: Estimator) -> None:
+    """Draw the button that makes the fusion, and what that takes."""
+    learns = method.needs is Needs.TRAINING
+    label = "Learn the fusion" if learns else "Blend"
+    score_button(model, label, ("fine", "coarse", method.name), primary=True)
     st.caption(
         "Trains on the calibration text of the Importance page, with the model's weights frozen. "
         "On two cores the demo takes about ten minutes; you can stop it at any time, and keep "
         "what it has learned by then."
+        if learns
+        else "Needs no training: one backward pass over the calibration windows."
     )
+
+
+def draw_fusion(model: OnBench, method: Estimator, scores: ImportanceMap, fusion: Fusion) -> None:
+    """Draw what a fusion came to."""
+    if fusion.curve:
+        asked, done = method.settings(dict(scores.scoring.params))["steps"], len(fusion.curve)
+        early = f" Stopped early, of {asked}; with Stop at 0 all are learned."
+        st.caption(
+            f"Learned in {scores.seconds:.0f} s, {done} steps.{early if done != asked else ''}"
+        )
+    draw_training(fusion)
+    draw_site(model, scores, fusion)
+
+
+bench = require_model()
+st.subheader("The fusion of both granularities")
+chosen = st.segmented_control(
+    "Fusion",
+    [method.name for method in estimators() if method.grain is Grain.HYBRID],
+    key=state.control("fusion", state.choice("fusion")),
+    format_func=lambda name: estimator(name).title,
+    on_change=state.keep("fusion", "fusion"),
+    required=True,
+    label_visibility="collapsed",
+)
+method = estimator(chosen or state.choice("fusion"))
+st.caption(f"{method.summary} {method.formula}. {method.source}.")
+parameter_controls(method)
+fused = find_map(bench, method.name)
+if fused is None or fused.fusion is None:
+    draw_waiting(bench, method)
 else:
-    asked, done = method.settings(dict(hybrid.scoring.params))["steps"], len(hybrid.fusion.curve)
-    early = f" Stopped early, of {asked}; with Stop at 0 all are learned." if done != asked else ""
-    st.caption(f"Learned in {hybrid.seconds:.0f} s, {done} steps.{early}")
-    draw_training(hybrid.fusion)
-    draw_site(bench, hybrid, hybrid.fusion)
+    draw_fusion(bench, method, fused, fused.fusion)

@@ -239,6 +239,16 @@ def test_learning_the_fusion_shows_its_curve(at: AppTest) -> None:
     assert len(at.get("plotly_chart")) == 3
 
 
+def test_a_blend_shows_its_shares_without_training(at: AppTest, model: OnBench) -> None:
+    open_page(at, "fusion")
+    next(g for g in at.get("button_group") if g.label == "Fusion").set_value("blend").run()
+    button(at, "Blend").click().run()
+    settle(at)
+    assert ENGINE.map(model.fingerprint, Scoring("blend", (), CALIBRATION)) is not None
+    # The shares, and the ranks of one layer's units; there is no curve.
+    assert len(at.get("plotly_chart")) == 2
+
+
 def button(at: AppTest, label: str) -> Any:
     return next((b for b in at.button if b.label == label), None)
 
