@@ -69,7 +69,7 @@ class Workplace:
         self.answers: Recent[tuple[str, int], Generated] = Recent(32)
         self._texts = texts
         self._evidence: Recent[Calibration, Evidence] = Recent(KEPT_EVIDENCE)
-        self._masks: Recent[str, SiteMask] = Recent(KEPT_MASKS * len(self.bench.anatomy.linears))
+        self._masks: Recent[str, SiteMask] = Recent(KEPT_MASKS * 2 * self.bench.anatomy.layers)
         self._thinned: Recent[Recipe, WeightPlan] = Recent(KEPT_MASKS)
         self._probes: Recent[Protocol, Probe] = Recent(1)
         self._dense: Recent[Protocol, Side] = Recent(8)

@@ -191,9 +191,7 @@ def demand_scoring(model: PreTrainedModel, window: int) -> None:
     Raises:
         PrunescopeError: with what is needed, what is there, and what would fit.
     """
-    places = {weight.device for weight in model.parameters()}
-    # Spread over several GPUs, its activations are spread as well.
-    device = places.pop() if len(places) == 1 else torch.device("cuda")
+    device = _whereabouts(model)
     needed, free = _scoring_bytes(model, model.dtype, window), available(device)
     if needed <= free:
         return
@@ -202,6 +200,35 @@ def demand_scoring(model: PreTrainedModel, window: int) -> None:
         f"needs {_gb(needed)}, and {_gb(free)} are free. Choose shorter calibration windows, close "
         f"what else uses memory, or load a smaller model{_or_halve(model.dtype)}."
     )
+
+
+def demand_thinning(model: PreTrainedModel, weights: int, *, gradients: bool) -> None:
+    """Refuse to choose single weights where there is no room for the matrices that come of it.
+
+    Args:
+        model: dense, on its device; its weights stay beside the thinned ones.
+        weights: how many weights the thinned matrices have.
+        gradients: whether the method keeps a number in fp32 for every one of them besides.
+
+    Raises:
+        PrunescopeError: with what is needed, what is there, and what would fit.
+    """
+    device = _whereabouts(model)
+    needed = weights * (model.dtype.itemsize + 4 * gradients)
+    free = available(device)
+    if needed <= free:
+        return
+    raise PrunescopeError(
+        f"Single weights can't be chosen on {device}: the thinned matrices need {_gb(needed)} "
+        f"beside the dense ones, and {_gb(free)} are free. Prune fewer layers, close what else "
+        f"uses memory, or load a smaller model{_or_halve(model.dtype)}."
+    )
+
+
+def _whereabouts(model: PreTrainedModel) -> torch.device:
+    """Return the device of a model; spread over several GPUs, all that comes of it is as well."""
+    places = {weight.device for weight in model.parameters()}
+    return places.pop() if len(places) == 1 else torch.device("cuda")
 
 
 def available(device: torch.device) -> int:

@@ -24,6 +24,7 @@ from pruning_core.calibration.walk import Seen, Walk
 from pruning_core.importance.registry import Estimator, estimator
 from pruning_core.importance.weights import Cut, Matrix, Statistic
 from pruning_core.model.anatomy import Anatomy, Linear
+from pruning_core.model.memory import demand_thinning
 from pruning_core.planning.allocation import Place
 from pruning_core.planning.plan import DENSE, Cost, Plan, check_recipe, dense_cost
 from pruning_core.progress import Tick, silent
@@ -150,7 +151,8 @@ def thin(
         tick: hears of every layer.
 
     Raises:
-        PrunescopeError: as `check_recipe`, or if a method cannot do what is asked of a matrix.
+        PrunescopeError: as `check_recipe`, if a method cannot do what is asked of a matrix, or
+            there is no memory for what comes of it.
         Cancelled: by `tick`.
     """
     check_recipe(recipe, fingerprint, anatomy)
@@ -192,7 +194,10 @@ class _Thinning:
         masks: dict[SiteKey, SiteMask] = {}
         names = self._signatures()
         missing = {key for key in self._wanted if names[key] not in self._known}
-        if missing and Statistic.GRADIENT in self._statistics:
+        size = sum(linear.size for key in missing for linear in self._wanted[key])
+        kept = Statistic.GRADIENT in self._statistics
+        demand_thinning(self._model, size, gradients=kept)
+        if missing and kept:
             tensors = [linear.tensor for key in missing for linear in self._wanted[key]]
             gradients = gradient_sizes(self._model, tensors, self._draw(), self._tick)
         walk = self._walk() if missing else None

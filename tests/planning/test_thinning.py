@@ -163,6 +163,15 @@ def test_what_is_known_is_not_done_again_and_changes_nothing(prefix: str) -> Non
     assert len(known) - before == (3 if prefix == "pruned" else 1)
 
 
+def test_what_has_no_room_is_refused_before_it_is_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny.tiny_model()
+    monkeypatch.setattr("pruning_core.model.memory.available", lambda _device: 100)
+    stages: list[str] = []
+    with pytest.raises(PrunescopeError, match="the thinned matrices need 0.0 GB beside the dense"):
+        plan(model, recipe(model, "wanda"), tick=lambda stage, *_: stages.append(stage))
+    assert not stages
+
+
 def test_a_pattern_that_does_not_divide_is_refused() -> None:
     model = tiny.tiny_model()
     with pytest.raises(PrunescopeError, match="choose an m that divides"):
