@@ -1,1 +1,1 @@
-"""Planning: from scores and a recipe to what goes and what that leaves. Touches no model."""
+"""Planning: from scores and a recipe to what goes and what that leaves. Writes to no model."""
