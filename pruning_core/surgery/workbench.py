@@ -80,7 +80,8 @@ class Workbench:
         for key, present in self._signatures.items():
             wanted = plan.signatures.get(key, DENSE)
             if present != wanted:
-                self._restore_site(key)
+                if present != DENSE:
+                    self._restore_site(key)
                 # Noted first: a failure half-way (memory) must not leave the site looking dense.
                 self._signatures[key] = wanted
                 if wanted != DENSE:
