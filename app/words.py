@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pruning_core.recipe import SiteKind
+
 
 def count(number: float) -> str:
     """Return a count in three digits: ``134 M``."""
@@ -35,3 +37,8 @@ def perplexity(value: float) -> str:
 def change(value: float, digits: int = 1) -> str:
     """Return a relative change with its sign: ``-12.3 %``."""
     return f"{100 * value:+.{digits}f} %"
+
+
+def lane_name(kind: SiteKind) -> str:
+    """Return the lane of a kind of site: ``MLP``, ``Attention``."""
+    return "MLP" if kind is SiteKind.MLP else "Attention"

@@ -9,6 +9,7 @@ import streamlit as st
 from app import state
 from app.engine import ENGINE
 from app.results import OnBench
+from pruning_core.recipe import Scoring
 
 if TYPE_CHECKING:
     from pruning_core.importance.map import ImportanceMap
@@ -32,16 +33,13 @@ def find_map(model: OnBench, estimator: str) -> ImportanceMap | None:
     return ENGINE.map(model.fingerprint, state.scoring(estimator))
 
 
-def score_button(
-    model: OnBench, label: str, estimators: tuple[str, ...], *, primary: bool = False
-) -> None:
-    """Draw a button that makes the maps of some estimators."""
+def score_button(model: OnBench, label: str, scorings: tuple[Scoring, ...]) -> None:
+    """Draw the button that makes some importance maps."""
     if st.button(
         label,
-        type="primary" if primary else "secondary",
+        type="primary",
         icon=":material/play_arrow:",
         disabled=state.job("score") is not None,
     ):
-        scorings = tuple(state.scoring(name) for name in estimators)
         state.submit(lambda: ENGINE.score(state.owner(), model.fingerprint, scorings))
         st.rerun()

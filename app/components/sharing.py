@@ -18,9 +18,8 @@ from pruning_core.planning.allocation import (
     allocate,
     overall,
     protect_ends,
-    unit_places,
 )
-from pruning_core.planning.thinning import weight_places
+from pruning_core.planning.thinning import places_for
 from pruning_core.recipe import PatternKind, Recipe, SiteKey
 
 if TYPE_CHECKING:
@@ -39,16 +38,14 @@ LABELS = {
 
 def places_of(model: OnBench, recipe: Recipe) -> tuple[Place, ...]:
     """Return where something can leave under a recipe's pattern and estimator."""
-    if recipe.pattern.kind is PatternKind.STRUCTURED:
-        return unit_places(model.anatomy)
-    return weight_places(model.anatomy, estimator(recipe.scoring.estimator), recipe.pattern)
+    return places_for(model.anatomy, estimator(recipe.scoring.estimator), recipe.pattern)
 
 
 def draw_sharing(model: OnBench, recipe: Recipe, plan: Plan | None) -> None:
     """Draw the master slider, the presets, undo and redo."""
     places = places_of(model, recipe)
     present = overall(places, {place.key: place.snap(recipe.at(place.key)) for place in places})
-    _take_waiting(model, recipe, places)
+    _take_waiting(model, recipe)
     left, right = st.columns([4, 5], gap="medium", vertical_alignment="bottom")
 
     def take_master(percentage: int) -> None:
@@ -160,7 +157,7 @@ def _share_out(model: OnBench, recipe: Recipe, sparsity: float, shape: str) -> N
     state.change_sparsity(model, shares)
 
 
-def _take_waiting(model: OnBench, recipe: Recipe, places: tuple[Place, ...]) -> None:
+def _take_waiting(model: OnBench, recipe: Recipe) -> None:
     """Share out what was asked for before the outliers were known."""
     waiting = state.choice("waiting")
     if waiting is None:

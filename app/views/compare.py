@@ -18,7 +18,7 @@ from app.components.settings import calibration_controls
 from app.engine import ENGINE
 from app.results import Measured, OnBench
 from app.tables import measured_table, standings_table
-from app.words import percent
+from app.words import lane_name, percent
 from pruning_core.evaluation.protocol import protocol
 from pruning_core.importance import ImportanceMap
 from pruning_core.importance.compare import correlations, overlap, spread, standings
@@ -232,7 +232,7 @@ if len(resolved) > 1:
             "Lane",
             [kind for kind in SiteKind if bench.anatomy.of_kind(kind)],
             default=resolved[0][0].anatomy.sites[-1].key.kind,
-            format_func=lambda kind: "MLP" if kind is SiteKind.MLP else "Attention",
+            format_func=lane_name,
             required=True,
         )
     )

@@ -10,7 +10,7 @@ from app.components.bench import find_map, require_model, score_button
 from app.components.settings import parameter_controls
 from app.results import OnBench
 from app.tables import overruled_table
-from app.words import percent
+from app.words import lane_name, percent
 from pruning_core.importance import Estimator, Fusion, Grain, ImportanceMap, Needs
 from pruning_core.importance.compare import overruled, ranks
 from pruning_core.importance.registry import estimator, estimators
@@ -47,7 +47,7 @@ def draw_site(model: OnBench, scores: ImportanceMap, fusion: Fusion) -> None:
         "Lane",
         kinds,
         default=kinds[-1],
-        format_func=lambda k: "MLP" if k is SiteKind.MLP else "Attention",
+        format_func=lane_name,
         required=True,
     )
     sparsity = cut.slider("Sparsity of this look", 0, 95, 35, 5, format="%d%%") / 100
@@ -96,7 +96,7 @@ def draw_waiting(model: OnBench, method: Estimator) -> None:
     """Draw the button that makes the fusion, and what that takes."""
     learns = method.needs is Needs.TRAINING
     label = "Learn the fusion" if learns else "Blend"
-    score_button(model, label, ("fine", "coarse", method.name), primary=True)
+    score_button(model, label, tuple(map(state.scoring, ("fine", "coarse", method.name))))
     st.caption(
         "Trains on the calibration text of the Importance page, with the model's weights frozen. "
         "On two cores the demo takes about ten minutes; you can stop it at any time, and keep "

@@ -11,6 +11,7 @@ from app.components.bench import find_map, require_model, score_button
 from app.components.closeup import draw_closeup
 from app.components.settings import calibration_controls
 from app.results import OnBench
+from app.words import lane_name
 from pruning_core.importance import ImportanceMap
 from pruning_core.importance.compare import rank_correlation
 from pruning_core.recipe import SiteKey, SiteKind
@@ -28,7 +29,7 @@ def draw_maps(model: OnBench, maps: dict[str, ImportanceMap]) -> None:
     """Draw the heatmaps side by side on one scale; a click chooses the layer below."""
     lane, order = st.columns(2)
     kind = lane.segmented_control(
-        "Lane", list(SiteKind), default=SiteKind.MLP, format_func=_lane, required=True
+        "Lane", list(SiteKind), default=SiteKind.MLP, format_func=lane_name, required=True
     )
     sort = order.segmented_control(
         "Units sorted",
@@ -146,10 +147,6 @@ def draw_matrices(model: OnBench, maps: dict[str, ImportanceMap]) -> None:
     draw_closeup(model, names[short])
 
 
-def _lane(kind: SiteKind) -> str:
-    return "MLP" if kind is SiteKind.MLP else "Attention"
-
-
 bench = require_model()
 st.subheader("What matters, layer by layer")
 calibration_controls()
@@ -159,7 +156,7 @@ if {"fine", "coarse"} <= set(found):
     draw_agreement(bench, found)
     draw_matrices(bench, found)
 else:
-    score_button(bench, "Score fine and coarse", ("fine", "coarse"), primary=True)
+    score_button(bench, "Score fine and coarse", tuple(map(state.scoring, ("fine", "coarse"))))
     st.caption(
         "One backward pass per window yields both granularities; no gradient is kept. "
         "On two cores the demo takes about half a minute."

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import streamlit as st
 
 from app import figures, state
-from app.components.bench import require_model
+from app.components.bench import require_model, score_button
 from app.components.numbers import numbers_panel
 from app.components.probe import probe_controls
 from app.components.settings import parameter_controls
@@ -176,14 +176,7 @@ def _gone(plan: SitePlan) -> float:
 def draw_scoring(model: OnBench, recipe: Recipe) -> None:
     """Draw the button that makes the importance map."""
     method = estimator(recipe.scoring.estimator)
-    if st.button(
-        f"Score {method.title}",
-        type="primary",
-        icon=":material/play_arrow:",
-        disabled=state.job("score") is not None,
-    ):
-        state.submit(lambda: ENGINE.score(state.owner(), model.fingerprint, (recipe.scoring,)))
-        st.rerun()
+    score_button(model, f"Score {method.title}", (recipe.scoring,))
     st.caption(
         f"{method.summary} "
         + (

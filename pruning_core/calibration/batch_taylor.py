@@ -28,7 +28,7 @@ from pruning_core.calibration.backward import differentiate
 from pruning_core.calibration.passes import Window
 from pruning_core.errors import PrunescopeError
 from pruning_core.model.anatomy import Anatomy, Coupling
-from pruning_core.model.memory import demand_scoring, of_skeleton
+from pruning_core.model.memory import demand_scoring, in_gb, of_skeleton, whereabouts
 from pruning_core.progress import Tick, silent
 
 
@@ -97,9 +97,7 @@ def demand_batch_taylor(
     demand_scoring(model, window)
     each = 4 * (any(kind.gradient for kind in kinds) + any(kind.fisher for kind in kinds))
     weights = sum(model.get_parameter(c.tensor).numel() for c in _matrices(anatomy))
-    places = {weight.device for weight in model.parameters()}
-    # Spread over several GPUs, what is kept is spread as well.
-    device = places.pop() if len(places) == 1 else torch.device("cuda")
+    device = whereabouts(model)
     check = of_skeleton(model, device, model.dtype, window)
     kept = each * weights
     needed = kept + check.scoring_peak_bytes - check.parameters * check.dtype.itemsize
@@ -107,19 +105,15 @@ def demand_batch_taylor(
         return
     raise PrunescopeError(
         f"Scoring by the gradient of all windows together does not fit on {device}: it keeps "
-        f"{each} bytes for every prunable weight, {_gb(kept)} in all, and with windows of {window} "
-        f"tokens needs {_gb(needed)} beside the weights; {_gb(check.available_bytes)} are free. "
-        f"Choose {Salience.VECTOR.value!r}, which keeps sums only, an estimator that "
-        "takes one window at a time, or a smaller model."
+        f"{each} bytes for every prunable weight, {in_gb(kept)} in all, and with windows of "
+        f"{window} tokens needs {in_gb(needed)} beside the weights; "
+        f"{in_gb(check.available_bytes)} are free. Choose {Salience.VECTOR.value!r}, which keeps "
+        "sums only, an estimator that takes one window at a time, or a smaller model."
     )
 
 
 def _matrices(anatomy: Anatomy) -> list[Coupling]:
     return [coupling for site in anatomy.sites for coupling in site.matrices]
-
-
-def _gb(size: int) -> str:
-    return f"{size / 1e9:,.1f} GB"
 
 
 class _Collector:

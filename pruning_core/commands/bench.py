@@ -70,23 +70,20 @@ def allotted(
         allocate,
         overall,
         protected_ends,
-        unit_places,
     )
     from pruning_core.planning.outliers import outlier_shares
-    from pruning_core.planning.thinning import weight_places
+    from pruning_core.planning.thinning import places_for
 
     way = allocation or Allocation.UNIFORM
     anatomy = read_anatomy(loaded.model)
-    units = pattern.kind is PatternKind.STRUCTURED
-    method = estimator(scoring.estimator)
-    places = unit_places(anatomy) if units else weight_places(anatomy, method, pattern)
+    places = places_for(anatomy, estimator(scoring.estimator), pattern)
     fixed = protected_ends(places, ends)
     maps, outliers = {}, None
     if way is not Allocation.UNIFORM:
         evidence = evidence_for(loaded.model, loaded.tokenizer, anatomy, scoring.calibration, tick)
         if way is Allocation.OWL:
             outliers = outlier_shares(loaded.model, anatomy, evidence.windows, tick=tick)
-        elif units:
+        elif pattern.kind is PatternKind.STRUCTURED:
             maps[scoring] = score(scoring, evidence, loaded.fingerprint)
     shares = allocate(way, places, sparsity, fixed, scores=maps.get(scoring), outliers=outliers)
     reached = overall(places, shares)

@@ -258,14 +258,11 @@ def _rows(only: str | None) -> Sequence[Row]:
 def _recipe(row: Row, loaded: LoadedModel, anatomy: Anatomy, calibration: Calibration) -> Recipe:
     """Return the recipe of a row: the same sparsity wherever its method can prune."""
     from pruning_core.importance.registry import able
-    from pruning_core.planning.allocation import uniform, unit_places
-    from pruning_core.planning.thinning import weight_places
+    from pruning_core.planning.allocation import uniform
+    from pruning_core.planning.thinning import places_for
 
     method = able(row.estimator, row.pattern)
-    if row.pattern == STRUCTURED:
-        places = unit_places(anatomy)
-    else:
-        places = weight_places(anatomy, method, row.pattern)
+    places = places_for(anatomy, method, row.pattern)
     scoring = Scoring(method.name, method.canonical(dict(row.settings)), calibration)
     return Recipe(
         str(loaded.ref), loaded.fingerprint, scoring, pattern=row.pattern, repair=row.repair

@@ -79,8 +79,8 @@ class Preflight:
         )
         return (
             f"{_count(self.parameters)} parameters in {dtype}: loading needs "
-            f"{_gb(self.load_peak_bytes)}, scoring with windows of {self.window} tokens "
-            f"{_gb(self.scoring_peak_bytes)}; {_gb(self.available_bytes)} are free on "
+            f"{in_gb(self.load_peak_bytes)}, scoring with windows of {self.window} tokens "
+            f"{in_gb(self.scoring_peak_bytes)}; {in_gb(self.available_bytes)} are free on "
             f"{self.device}. {verdict}"
         )
 
@@ -173,7 +173,7 @@ def demand(check: Preflight) -> None:
         return
     raise PrunescopeError(
         f"The model is too large for {check.device}: loading its {_count(check.parameters)} "
-        f"parameters needs {_gb(check.load_peak_bytes)}, and {_gb(check.available_bytes)} are "
+        f"parameters needs {in_gb(check.load_peak_bytes)}, and {in_gb(check.available_bytes)} are "
         f"free. Close what else uses memory, or choose a smaller model{_or_halve(check.dtype)}."
     )
 
@@ -191,14 +191,14 @@ def demand_scoring(model: PreTrainedModel, window: int) -> None:
     Raises:
         PrunescopeError: with what is needed, what is there, and what would fit.
     """
-    device = _whereabouts(model)
+    device = whereabouts(model)
     needed, free = _scoring_bytes(model, model.dtype, window), available(device)
     if needed <= free:
         return
     raise PrunescopeError(
         f"Scoring with windows of {window} tokens does not fit on {device}: beside the weights it "
-        f"needs {_gb(needed)}, and {_gb(free)} are free. Choose shorter calibration windows, close "
-        f"what else uses memory, or load a smaller model{_or_halve(model.dtype)}."
+        f"needs {in_gb(needed)}, and {in_gb(free)} are free. Choose shorter calibration windows, "
+        f"close what else uses memory, or load a smaller model{_or_halve(model.dtype)}."
     )
 
 
@@ -213,19 +213,19 @@ def demand_thinning(model: PreTrainedModel, weights: int, *, gradients: bool) ->
     Raises:
         PrunescopeError: with what is needed, what is there, and what would fit.
     """
-    device = _whereabouts(model)
+    device = whereabouts(model)
     needed = weights * (model.dtype.itemsize + 4 * gradients)
     free = available(device)
     if needed <= free:
         return
     raise PrunescopeError(
-        f"Single weights can't be chosen on {device}: the thinned matrices need {_gb(needed)} "
-        f"beside the dense ones, and {_gb(free)} are free. Prune fewer layers, close what else "
+        f"Single weights can't be chosen on {device}: the thinned matrices need {in_gb(needed)} "
+        f"beside the dense ones, and {in_gb(free)} are free. Prune fewer layers, close what else "
         f"uses memory, or load a smaller model{_or_halve(model.dtype)}."
     )
 
 
-def _whereabouts(model: PreTrainedModel) -> torch.device:
+def whereabouts(model: PreTrainedModel) -> torch.device:
     """Return the device of a model; spread over several GPUs, all that comes of it is as well."""
     places = {weight.device for weight in model.parameters()}
     return places.pop() if len(places) == 1 else torch.device("cuda")
@@ -254,7 +254,8 @@ def _or_halve(dtype: torch.dtype) -> str:
     return " or a dtype of two bytes such as bfloat16" if dtype.itemsize > 2 else ""
 
 
-def _gb(size: int) -> str:
+def in_gb(size: int) -> str:
+    """Return bytes in words: ``1.2 GB``, of 10^9 bytes."""
     return f"{size / 1e9:,.1f} GB"
 
 

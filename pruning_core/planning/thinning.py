@@ -25,7 +25,7 @@ from pruning_core.importance.registry import Estimator, estimator
 from pruning_core.importance.weights import Cut, Matrix, Statistic
 from pruning_core.model.anatomy import Anatomy, Linear
 from pruning_core.model.memory import demand_thinning
-from pruning_core.planning.allocation import Place
+from pruning_core.planning.allocation import Place, unit_places
 from pruning_core.planning.plan import DENSE, Cost, Plan, check_recipe, dense_cost
 from pruning_core.progress import Tick, silent
 from pruning_core.recipe import Pattern, PatternKind, Recipe, Scalar, SiteKey
@@ -120,6 +120,13 @@ def weight_places(anatomy: Anatomy, method: Estimator, pattern: Pattern) -> tupl
         )
         for key, size in sizes.items()
     )
+
+
+def places_for(anatomy: Anatomy, method: Estimator, pattern: Pattern) -> tuple[Place, ...]:
+    """Return the places from which anything leaves under a pattern, units or single weights."""
+    if pattern.kind is PatternKind.STRUCTURED:
+        return unit_places(anatomy)
+    return weight_places(anatomy, method, pattern)
 
 
 def reachable(pattern: Pattern, sparsity: float) -> float:

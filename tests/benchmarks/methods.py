@@ -31,9 +31,9 @@ from pruning_core.importance.evidence import Evidence
 from pruning_core.importance.registry import Estimator, Needs, estimators
 from pruning_core.importance.scoring import score
 from pruning_core.model.loading import LoadedModel
-from pruning_core.planning.allocation import uniform, unit_places
+from pruning_core.planning.allocation import uniform
 from pruning_core.planning.plan import Plan, make_plan
-from pruning_core.planning.thinning import thin, weight_places
+from pruning_core.planning.thinning import places_for, thin
 from pruning_core.recipe import STRUCTURED, Calibration, Pattern, PatternKind, Recipe, Scoring
 from pruning_core.surgery.workbench import Workbench
 from tests.benchmarks import measuring
@@ -81,9 +81,8 @@ def recipe_for(
     loaded: LoadedModel, bench: Workbench, method: Estimator, pattern: Pattern
 ) -> Recipe:
     """Return the recipe that is timed: the same sparsity everywhere."""
-    units = pattern == STRUCTURED
     anatomy = bench.anatomy
-    places = unit_places(anatomy) if units else weight_places(anatomy, method, pattern)
+    places = places_for(anatomy, method, pattern)
     settings = TRAINED if method.needs is Needs.TRAINING else {}
     scoring = Scoring(method.name, method.canonical(settings), CALIBRATION)
     recipe = Recipe(str(loaded.ref), loaded.fingerprint, scoring, pattern=pattern)
