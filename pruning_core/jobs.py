@@ -5,8 +5,9 @@ device: two jobs at once would only fight over it), and `Job`, what a session ke
 
 Assumes that work calls its `Tick` often, because that is where it learns that it should stop, and
 that it leaves what it touched unharmed when the tick raises `Cancelled`. Work that can end early
-with what it has declares the stages in which its tick may raise `Enough`; no other sees it. A job
-keeps its result for as long as it is remembered, so work that makes a model puts it into a store
+with what it has declares the stages in which its tick may raise `Enough`; no other sees it. Work
+that takes long and is in no hurry does a piece of itself and returns `AGAIN`: whatever waits goes
+first, then it is called once more. A job keeps its result for as long as it is remembered, so work that makes a model puts it into a store
 and returns its key.
 
 Does not cache results, does not kill work that never ticks, knows neither torch nor streamlit.
@@ -32,6 +33,9 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 Work: TypeAlias = Callable[[Tick, Callable[[object], None]], T]
 """What a job does: ``work(tick, publish)``; `publish` hands out a partial result."""
+
+AGAIN: Any = object()
+"""What work returns that has done a piece of itself and lets others go before the next one."""
 
 
 class State(StrEnum):
@@ -180,6 +184,7 @@ class _Run:
     can_stop_early: frozenset[str] = frozenset()
     jobs: list[Job[Any]] = field(default_factory=list)
     called_off: bool = False
+    trail: _Trail = field(default_factory=_Trail)
 
     @property
     def enough(self) -> bool:
@@ -366,24 +371,22 @@ class JobService:
                 return None
             self._running = run = self._queue.pop(0)
             for job in run.jobs:
-                job.started = time.time()
+                job.started = job.started or time.time()
                 job.state = State.RUNNING
             return run
 
     def _perform(self, run: _Run) -> _Outcome:
         """Do the work; a frame of its own, gone with its references before anyone is told."""
-        trail = _Trail()
 
         def tick(stage: str, done: int, total: int, note: str = "") -> None:
-            nonlocal trail
             with self._changed:
                 if run.called_off:
                     raise Cancelled
                 progress = Progress(stage, done, total, note)
-                same_stage = trail.follows(progress)
-                trail = trail.step(progress, time.time())
+                same_stage = run.trail.follows(progress)
+                run.trail = run.trail.step(progress, time.time())
                 for job in run.jobs:
-                    job._trail = trail
+                    job._trail = run.trail
                     job.keeping = job.keeping and same_stage
                 if run.enough:
                     raise Enough
@@ -403,6 +406,11 @@ class JobService:
             return _unexpected(error, run.jobs[0].title)  # the last job of a run stays in it
 
     def _settle(self, run: _Run, outcome: _Outcome) -> None:
+        with self._changed:
+            if outcome.result is AGAIN and not (run.called_off or self._closed):
+                self._running = None
+                self._queue.append(run)
+                return
         del run.work  # outside the lock: it may be the last to hold a model
         with self._changed:
             self._running = None

@@ -15,7 +15,7 @@ import pytest
 
 from pruning_core import jobs
 from pruning_core.errors import PrunescopeError
-from pruning_core.jobs import Job, JobService, State
+from pruning_core.jobs import AGAIN, Job, JobService, State
 from pruning_core.progress import Cancelled, Enough, Progress, Tick
 
 PATIENCE = 5.0  # seconds until a test that hangs gives up
@@ -481,6 +481,50 @@ def test_first_come_first_served(service: JobService, gate: Gate) -> None:
     assert [end(job) for job in queued] == [State.DONE] * 5
     assert order == [0, 1, 2, 3, 4]
     assert service.position(queued[0]) is None
+
+
+def test_work_in_pieces_lets_others_go_first(service: JobService) -> None:
+    order: list[str] = []
+    pieces = [Gate(AGAIN), Gate(AGAIN), Gate("whole")]
+    turns = iter(pieces)
+
+    def patient(tick: Tick, publish: Callable[[object], None]) -> object:
+        order.append("piece")
+        tick("piecing", len(order), 9)
+        publish(len(order))
+        return next(turns)(tick, publish)
+
+    def quick(tick: Tick, publish: Callable[[object], None]) -> None:
+        order.append("quick")
+
+    slow = service.submit("a", "slow", "Slow", patient)
+    pieces[0].await_begin()
+    first = service.submit("b", "quick", "Quick", quick)
+    pieces[0].let.set()
+    pieces[1].await_begin()
+    assert first.finished
+    assert order == ["piece", "quick", "piece"]
+    assert (slow.state, slow.partial) == (State.RUNNING, 3)
+    began = slow.started
+    pieces[1].let.set()
+    pieces[2].let.set()
+    assert slow.wait(PATIENCE)
+    assert (slow.state, slow.result, slow.started) == (State.DONE, "whole", began)
+
+
+def test_work_in_pieces_is_cancelled_between_two_of_them(service: JobService) -> None:
+    piece, between = Gate(AGAIN), Gate()
+    slow = service.submit("a", "slow", "Slow", piece)
+    piece.await_begin()
+    service.submit("b", "between", "Between", between)
+    piece.let.set()
+    between.await_begin()
+    assert service.position(slow) == 1
+    slow.cancel()
+    assert slow.state is State.CANCELLED
+    between.let.set()
+    assert service.submit("c", "next", "Next", lambda tick, publish: 1).wait(PATIENCE)
+    assert piece.runs == 1
 
 
 def test_a_session_sees_only_its_own_jobs(service: JobService) -> None:
