@@ -6,6 +6,7 @@
     python -m pruning_core survey demo --corpus c4 --protocol wikitext2 --json survey.json
     python -m pruning_core importance demo --estimator fine --out fine.safetensors
     python -m pruning_core inspect demo
+    python -m pruning_core runs
     python -m pruning_core methods
 
 Exit codes: 0 done, 2 bad input or memory that ran out (one sentence on stderr says what, why and
@@ -20,7 +21,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pruning_core.commands import compare, importance, inspect, methods, prune, survey
+from pruning_core.commands import compare, importance, inspect, methods, prune, runs, survey
 from pruning_core.errors import MEMORY_CURE, PrunescopeError, memory_ran_out
 
 COMMANDS = {
@@ -29,6 +30,7 @@ COMMANDS = {
     "survey": survey,
     "importance": importance,
     "inspect": inspect,
+    "runs": runs,
     "methods": methods,
 }
 """The modules of the commands by name, in the order of the help."""

@@ -7,18 +7,23 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from pruning_core.errors import PrunescopeError
 
+_PARTIAL = ".partial"
+_ABANDONED_AFTER_SECONDS = 24 * 3600
+
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
     """Yield a place beside `path` to write to; what lies there at the end becomes `path`.
 
-    A failure inside, or a crash, leaves the old file or none.
+    A failure inside, a kill or a machine that loses power leaves the old file or the new one.
 
     Raises:
         PrunescopeError: if the file cannot be written.
@@ -27,7 +32,11 @@ def written_whole(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
+        # A rename can reach the disk before the bytes it names: that would leave an empty file.
+        with partial.open("rb+") as file:
+            os.fsync(file.fileno())
         os.replace(partial, path)
+        _keep_names(path.parent)
     except OSError as error:
         raise unwritable(path, error) from error
     finally:
@@ -60,6 +69,14 @@ def demand_writable(path: Path) -> None:
                 folder.rmdir()
 
 
+def sweep(folder: Path) -> None:
+    """Delete what writers that were killed left half written in a folder, a day ago or longer."""
+    for left in folder.glob(f".*{_PARTIAL}"):
+        with contextlib.suppress(OSError):
+            if time.time() - left.stat().st_mtime > _ABANDONED_AFTER_SECONDS:
+                left.unlink()
+
+
 def unwritable(path: Path, error: Exception) -> PrunescopeError:
     """Return the error for a file that cannot be written, with the system's word on why."""
     why = isinstance(error, OSError) and error.strerror
@@ -74,4 +91,17 @@ def _beside(path: Path) -> Path:
         raise PrunescopeError(
             f"{path} could not be written: it is there already and no file. Name a file."
         )
-    return path.with_name(f".{path.name}.{os.getpid()}.partial")
+    # Two threads may write one file at once: each needs a place of its own.
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}{_PARTIAL}")
+
+
+def _keep_names(folder: Path) -> None:
+    """Put a folder's new names on the disk, where the system can."""
+    if os.name != "posix":
+        return
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

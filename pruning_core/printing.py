@@ -136,6 +136,30 @@ def print_methods(report: Mapping[str, Any]) -> None:
         print(f"  {name:<14}{text}")
 
 
+def print_saved(report: Mapping[str, Any]) -> None:
+    """Print what ``runs`` found: a table for every model, a star at the best for their size."""
+    if not report["models"]:
+        print(f"There are no saved runs in {report['folder']} yet.")
+    for model in report["models"]:
+        print(f"\n{model['fingerprint']}  {_plain(model['model'] or '')}")
+        print(
+            f"  {'name':<21}{'id':<23}{'sparsity':>9}{'parameters':>15}{'perplexity':>11}"
+            f"{'dense':>9}  {'protocol':<17}{'estimator':<12}created (UTC)"
+        )
+        for run in model["runs"]:
+            limit = "" if run["limit"] is None else f", {run['limit']}"
+            leak = "  LEAK" if run["leaked"] else ""
+            print(
+                f"{'*' if run['frontier'] else '':<2}{_plain(run['name'])[:20]:<21}{run['id']:<23}"
+                f"{run['sparsity_of_prunable']:>9.2%}{run['parameters']:>15,}"
+                f"{_perplexity(run['perplexity']):>11}{_perplexity(run['dense_perplexity']):>9}  "
+                f"{_plain(run['protocol']) + limit:<17}{_plain(run['estimator']):<12}"
+                f"{run['created'][:16].replace('T', ' ')}{leak}"
+            )
+    if any(run["frontier"] for model in report["models"] for run in model["runs"]):
+        print("\n* none measured alike is both smaller and better")
+
+
 _SITES = {"attention": "query heads", "mlp": "MLP channels"}
 """What is compared at a kind of site."""
 
@@ -179,6 +203,11 @@ def _print_seeds(seeds: Mapping[str, Any], edge: int) -> None:
         for name, figures in rows:
             fate = "" if figures["same_fate"] is None else f"{figures['same_fate']:.2%}"
             print(f"{name:<{edge}}{figures['correlation']:>18.3f}{fate:>12}")
+
+
+def _plain(text: str) -> str:
+    """Return a text from a file without what would move a terminal's cursor."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def _perplexity(value: float | None) -> str:

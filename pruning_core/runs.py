@@ -14,10 +14,9 @@ from typing import Any
 from pruning_core.evaluation.protocol import Protocol
 from pruning_core.evaluation.quality import Quality
 from pruning_core.files import written_whole
+from pruning_core.history import FORMAT
 from pruning_core.peak import peak_memory
 from pruning_core.planning.plan import Cost, Plan
-
-FORMAT = "prunescope-run/1"
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,9 @@ of the command line a tiny model to run it on.
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,13 @@ from transformers.utils import logging
 
 from pruning_core.__main__ import main
 from tests.model import tiny_checkpoints as tiny
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give this run a history of its own, before the app's engine reads where it is."""
+    history = tempfile.mkdtemp(prefix="prunescope-history-")
+    os.environ["PRUNESCOPE_HISTORY"] = history
+    config.add_cleanup(lambda: shutil.rmtree(history, ignore_errors=True))
 
 
 @pytest.fixture(autouse=True)

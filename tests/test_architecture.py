@@ -23,6 +23,8 @@ ROOMS = (
         "files",
         "peak",
         "recipe",
+        "history",
+        "recipe_link",
         "model",
         "calibration",
         "importance",
@@ -160,7 +162,7 @@ def test_only_the_engine_and_its_store_make_threads_locks_and_job_services() -> 
 
 
 def test_figures_are_pure() -> None:
-    for name in ("figures", "comparison_figures", "palette"):
+    for name in ("figures", "comparison_figures", "run_figures", "palette"):
         path = ROOT / f"app/{name}.py"
         assert "streamlit" not in packages(path), where(path)
 
@@ -201,7 +203,7 @@ def test_every_module_can_be_read_in_one_sitting(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= LONGEST
 
 
-@pytest.mark.parametrize("name", ["recipe", "jobs", "model.reference"])
+@pytest.mark.parametrize("name", ["recipe", "history", "recipe_link", "jobs", "model.reference"])
 def test_light_modules_stay_light(name: str) -> None:
     code = f"import sys, pruning_core.{name}; print({{'torch', 'transformers'}} & {{*sys.modules}})"
     command = [sys.executable, "-c", code]

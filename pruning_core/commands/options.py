@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from pruning_core.errors import PrunescopeError, unknown_name
+from pruning_core.history import parse, recipe_of
 from pruning_core.recipe import (
     STRUCTURED,
     Calibration,
@@ -53,7 +54,12 @@ def model_options(parser: argparse.ArgumentParser) -> None:
 
 def scoring_options(parser: argparse.ArgumentParser) -> None:
     """Declare how importance is scored: by a recipe, or by an estimator and its calibration."""
-    parser.add_argument("--recipe", type=Path, metavar="FILE", help="take everything from a recipe")
+    parser.add_argument(
+        "--recipe",
+        type=Path,
+        metavar="FILE",
+        help="take everything from a recipe, or from a saved run",
+    )
     parser.add_argument("--estimator", help="see methods (default: hybrid, or wanda for weights)")
     parser.add_argument(
         "--set", action="append", metavar="NAME=VALUE", help="an estimator's parameter"
@@ -88,6 +94,8 @@ def protocol_options(parser: argparse.ArgumentParser) -> None:
 def read_recipe(options: argparse.Namespace) -> Recipe | None:
     """Return the recipe that was given, alone: it says all that the scoring options could.
 
+    The file is a recipe, or a run, which brings its recipe.
+
     Raises:
         PrunescopeError: if it cannot be read, or options were given that it decides.
     """
@@ -100,12 +108,15 @@ def read_recipe(options: argparse.Namespace) -> Recipe | None:
             f"--recipe decides what {named} would: leave out the one or the other."
         )
     try:
-        text = options.recipe.read_text()
+        text = options.recipe.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise PrunescopeError(
             f"The recipe {options.recipe} cannot be read: {error}. Check the path."
         ) from error
-    return Recipe.from_json(text)
+    try:
+        return recipe_of(parse(text))
+    except PrunescopeError as error:
+        raise PrunescopeError(f"{options.recipe} cannot be read as a recipe. {error}") from error
 
 
 def read_choice(name: str, given: str, choices: type[Choice]) -> Choice:
