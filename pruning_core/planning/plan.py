@@ -174,6 +174,11 @@ class UnitPlan(Plan):
         return {key: plan.removed for key, plan in self.sites.items()}
 
     @property
+    def reached(self) -> Mapping[SiteKey, float]:
+        """The sparsity of every site: the reachable one nearest to what was asked."""
+        return {key: plan.width.sparsity for key, plan in self.sites.items()}
+
+    @property
     def removed_parameters(self) -> int:
         """See `Plan`."""
         return sum(plan.site.parameters - plan.width.parameters for plan in self.sites.values())
