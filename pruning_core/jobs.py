@@ -7,8 +7,8 @@ Assumes that work calls its `Tick` often, because that is where it learns that i
 that it leaves what it touched unharmed when the tick raises `Cancelled`. Work that can end early
 with what it has declares the stages in which its tick may raise `Enough`; no other sees it. Work
 that takes long and is in no hurry does a piece of itself and returns `AGAIN`: whatever waits goes
-first, then it is called once more. A job keeps its result for as long as it is remembered, so work that makes a model puts it into a store
-and returns its key.
+first, then it is called once more. A job keeps its result for as long as it is remembered, so work
+that makes a model puts it into a store and returns its key.
 
 Does not cache results, does not kill work that never ticks, knows neither torch nor streamlit.
 """

@@ -14,6 +14,7 @@ from pruning_core.importance.granularity import site_profiles
 from pruning_core.importance.map import Fusion, Tiles
 from pruning_core.importance.registry import Parameter, Scored, Settings
 from pruning_core.progress import Tick
+from pruning_core.recipe import SiteKind
 
 PARAMETERS = (
     Parameter("sparsity", 0.3, "The sparsity that masks are trained around.", 0.05, 0.9),
@@ -21,6 +22,13 @@ PARAMETERS = (
     Parameter("steps", 96, "Optimiser steps.", 1, 10_000),
     Parameter("batch", 4, "Calibration windows in a step.", 1, 256),
     Parameter("windows", 96, "Calibration windows that training cycles through.", 1, 4096),
+    Parameter(
+        "masked",
+        "both",
+        "Where units leave while it learns: choose where they will leave later. Nothing is learned "
+        "about the other sites.",
+        choices=("both", *SiteKind),
+    ),
     Parameter(
         "stop",
         0,
@@ -31,6 +39,9 @@ PARAMETERS = (
     ),
 )
 """The settings of those that learn."""
+
+KINDS = {"both": frozenset(SiteKind)} | {str(kind): frozenset({kind}) for kind in SiteKind}
+"""What the setting `masked` stands for."""
 
 Learn = Callable[[Sites, Divergence, Training, Tick], Fusion]
 
@@ -49,6 +60,7 @@ def learned(evidence: Evidence, settings: Settings, learn: Learn) -> Scored:
         batch=int(settings["batch"]),
         seed=evidence.seed,
         stop=int(settings["stop"]),
+        masked=KINDS[str(settings["masked"])],
     )
     fusion = learn(profiles, evidence.divergence(int(settings["windows"])), training, evidence.tick)
     done = len(fusion.curve)

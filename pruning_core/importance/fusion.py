@@ -84,6 +84,7 @@ class Training:
         batch: windows in a step.
         seed: for the draws and the initial weights.
         stop: after so many steps training ends, though laid out for more; 0 for never.
+        masked: the kinds of site at which units leave; the others stay dense.
     """
 
     sparsity: float
@@ -92,6 +93,7 @@ class Training:
     batch: int
     seed: int
     stop: int = 0
+    masked: frozenset[SiteKind] = frozenset(SiteKind)
 
     @property
     def last(self) -> int:
@@ -147,6 +149,7 @@ def train_fusion(
             masks = {
                 key: blend.mask(shares, _draw_sparsity(training, draw), temperature)
                 for key, blend in blends.items()
+                if key.kind in training.masked
             }
             curve.append(divergence.backward(masks, order[step]))
             penalty = shares.penalty()

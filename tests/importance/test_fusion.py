@@ -252,6 +252,19 @@ def test_the_curve_has_every_step_and_every_window_its_turn(anatomy: Anatomy) ->
     assert sorted(seen) == sorted([*range(divergence.windows)] * (len(seen) // divergence.windows))
 
 
+@pytest.mark.parametrize("kind", SiteKind)
+def test_only_what_is_masked_learns(anatomy: Anatomy, kind: SiteKind) -> None:
+    sites, divergence = random_sites(anatomy), Linear.random(anatomy)
+    training = replace(TRAINING, masked=frozenset({kind}))
+    before = learn_fusion(sites, Linear.random(anatomy), replace(training, steps=1, stop=1))
+    fusion = learn_fusion(sites, divergence, training)
+    for masks in divergence.masks:
+        assert {key.kind for key in masks} == {kind}
+    for key, site in fusion.sites.items():
+        learned = not torch.equal(site.attention.units, before.sites[key].attention.units)
+        assert learned is (key.kind is kind)
+
+
 def test_cancelling_is_passed_on(anatomy: Anatomy) -> None:
     divergence = Linear.random(anatomy)
     heard: list[str] = []
