@@ -21,6 +21,7 @@ benchmark: setup-dev
 	$(BIN)/python -m tests.benchmarks.resumed_evaluation
 	$(BIN)/python -m tests.benchmarks.scoring
 	$(BIN)/python -m tests.benchmarks.methods
+	$(BIN)/python -m tests.benchmarks.solver
 	$(BIN)/python -m tests.benchmarks.demo_start
 
 setup: $(VENV)/.run

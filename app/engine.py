@@ -13,20 +13,23 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from app.results import Answers, Measured, OnBench
+from app.results import Answers, Gathered, Measured, OnBench
 from app.texts import Texts
-from app.workplace import Workplace
+from app.workplace import Workplace, without_shape
 from pruning_core.errors import PrunescopeError
-from pruning_core.jobs import Job, JobService
+from pruning_core.history import History, history_root
+from pruning_core.jobs import AGAIN, Job, JobService
 from pruning_core.progress import LEARNING_FUSION, Tick
 from pruning_core.recipe import Calibration, Recipe, Scoring
 
 if TYPE_CHECKING:
     import torch
 
+    from pruning_core.evaluation.latency import MeasuredLatency, Workload
     from pruning_core.evaluation.protocol import Protocol
+    from pruning_core.evaluation.sensitivity import Sensitivity
     from pruning_core.importance.map import ImportanceMap
     from pruning_core.planning.plan import Plan
 
@@ -41,6 +44,7 @@ class Engine:
 
     def __init__(self) -> None:
         self.jobs = JobService()
+        self.history = History(history_root())
         self._current: Workplace | None = None
         self._texts = Texts()
 
@@ -196,29 +200,82 @@ class Engine:
             return None
         return current.plan(recipe)
 
-    def measure(
-        self, owner: str, recipe: Recipe, protocol: Protocol, *, allow_leak: bool
-    ) -> Job[Measured]:
-        """Prune and measure; the newest request of a tab replaces its older ones.
+    def sensitivity(self, recipe: Recipe, protocol: Protocol) -> Sensitivity | None:
+        """Return what is known of how the loss answers to pruning, if anything was gathered."""
+        current = self._current
+        if current is None or current.seen.fingerprint != recipe.fingerprint:
+            return None
+        return current.sensitivities.get((without_shape(recipe), protocol))
 
-        Publishes the quality first and returns the speed with it.
+    def gather_sensitivity(self, owner: str, recipe: Recipe, protocol: Protocol) -> Job[None]:
+        """Measure what each site costs, and practise; every other job goes first."""
+
+        def work(tick: Tick, publish: Publish) -> Any:
+            current = self._on_bench(recipe.fingerprint)
+            current.demand_map(recipe.scoring, tick)
+            known = current.sensitivity(recipe, protocol, tick)
+            more = known.step(tick)
+            publish(Gathered(known.done, known.left))
+            return AGAIN if more else None
+
+        key = (without_shape(recipe), protocol)
+        return self.jobs.submit(owner, "sensitivity", "Learning to predict", work, key=key)
+
+    def latency(
+        self, fingerprint: str, workload: Workload, multiple: int
+    ) -> MeasuredLatency | None:
+        """Return the milliseconds per token of every part of the model, if they were measured."""
+        current = self._current
+        if current is None or current.seen.fingerprint != fingerprint:
+            return None
+        return current.latencies.get((workload, multiple))
+
+    def measure_latency(
+        self, owner: str, fingerprint: str, workload: Workload, multiple: int
+    ) -> Job[None]:
+        """Time every shape of site at several widths."""
+
+        def work(tick: Tick, _publish: Publish) -> None:
+            from pruning_core.evaluation.latency import measure_latency
+
+            current = self._on_bench(fingerprint)
+            current.latencies[workload, multiple] = measure_latency(
+                current.bench, workload, multiple=multiple, tick=tick
+            )
+
+        key = (fingerprint, workload, multiple)
+        return self.jobs.submit(owner, "latency", f"Timing, {workload}", work, key=key)
+
+    def measure(
+        self,
+        owner: str,
+        recipe: Recipe,
+        protocol: Protocol,
+        *,
+        allow_leak: bool,
+        parent: str | None = None,
+    ) -> Job[Measured]:
+        """Prune, measure and save the run; the newest request of a tab replaces its older ones.
+
+        Publishes the quality first and returns the speeds with it.
+
+        Args:
+            parent: the id of the saved run whose recipe this one was made from.
         """
 
         def work(tick: Tick, publish: Publish) -> Measured:
-            from pruning_core.evaluation.speed import prefill_speed
-
             current = self._on_bench(recipe.fingerprint)
-            measured = current.measure(recipe, protocol, allow_leak=allow_leak, tick=tick)
+            measured, run = current.measure(recipe, protocol, allow_leak=allow_leak, tick=tick)
+            publish(measured)  # on screen before it is on the disk
+            measured = self._saved(measured, run, parent)
             publish(measured)
-            plan = current.demand_plan(recipe, tick)
-            if not plan.removed_parameters:
-                return replace(
-                    measured, pruned=replace(measured.pruned, speed=measured.dense.speed)
-                )
-            window = current.probe(protocol, tick).window
-            with current.bench.applied(plan):
-                speed = prefill_speed(current.loaded.model, window, tick)
-            return replace(measured, pruned=replace(measured.pruned, speed=speed))
+            # One after the other: a machine that is busy for a while slows both alike.
+            dense, pruned = current.speeds(recipe, protocol, tick)
+            return replace(
+                measured,
+                dense=replace(measured.dense, speed=dense),
+                pruned=replace(measured.pruned, speed=pruned),
+            )
 
         current = self._current
         key = (recipe, protocol, allow_leak, current and current.seen.id)
@@ -227,14 +284,15 @@ class Engine:
     def compare(
         self, owner: str, recipes: tuple[Recipe, ...], protocol: Protocol, *, allow_leak: bool
     ) -> Job[tuple[Measured, ...]]:
-        """Score and measure several recipes of one model, one after the other."""
+        """Score, measure and save several recipes of one model, one after the other."""
 
         def work(tick: Tick, publish: Publish) -> tuple[Measured, ...]:
             current = self._on_bench(recipes[0].fingerprint)
             measured: tuple[Measured, ...] = ()
             for recipe in recipes:
                 current.demand_map(recipe.scoring, tick)
-                measured += (current.measure(recipe, protocol, allow_leak=allow_leak, tick=tick),)
+                found = current.measure(recipe, protocol, allow_leak=allow_leak, tick=tick)
+                measured += (self._saved(*found, parent=None),)
                 publish(measured)
             return measured
 
@@ -263,6 +321,16 @@ class Engine:
             return Answers(recipe, prompt, dense, pruned)
 
         return self.jobs.submit(owner, "write", "Writing", work, supersede=True)
+
+    def _saved(self, measured: Measured, run: dict[str, Any], parent: str | None) -> Measured:
+        """Save a run; what cannot be saved is not lost, it only says so."""
+        fingerprint = measured.recipe.fingerprint
+        try:
+            before = None if parent is None else self.history.find(fingerprint, parent)
+            saved = self.history.save(run, before, predicted=measured.predicted)
+        except PrunescopeError as error:
+            return replace(measured, unsaved=str(error))
+        return replace(measured, saved=saved.id)
 
     def _clear(self) -> None:
         """Let the model on the bench leave memory, an accelerator's too."""

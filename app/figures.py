@@ -7,6 +7,7 @@ reduced before they come here.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,11 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from app import palette
+from app.words import lane_name
+from pruning_core.recipe import SiteKey, SiteKind
+
+if TYPE_CHECKING:
+    from pruning_core.planning.curves import Curve
 
 Matrix = npt.NDArray[np.float32]
 
@@ -48,6 +54,13 @@ def columns(vectors: Sequence[npt.NDArray[np.float32]], bins: int) -> Matrix:
     for index, vector in enumerate(reduced):
         stacked[: len(vector), index] = vector
     return stacked
+
+
+def levels(vectors: Sequence[npt.NDArray[np.float32]], bins: int) -> list[npt.NDArray[np.uint8]]:
+    """Return multiples of the sites' means on the importance scale: bytes, at most `bins` each."""
+    logs = [_logs(binned(vector, bins)) for vector in vectors]
+    limit = _limit(logs)
+    return [np.rint((log.clip(-limit, limit) / limit + 1) * 127.5).astype(np.uint8) for log in logs]
 
 
 def importance(
@@ -115,115 +128,6 @@ def importance(
     figure.update_yaxes(range=[units, 0], showgrid=False)
     figure.update_yaxes(title_text=axis, row=1, col=1)
     return figure.update_layout(margin_t=28)
-
-
-def cut_map(
-    mlp: Matrix,
-    attention: Matrix,
-    mlp_layers: Sequence[int],
-    attention_layers: Sequence[int],
-    mlp_kept: Sequence[float],
-    attention_kept: Sequence[float],
-) -> go.Figure:
-    """Draw both lanes with their units sorted by importance, the cut line, and in grey what goes.
-
-    Args:
-        mlp, attention: importance [units, layers], most important first.
-        mlp_kept, attention_kept: the fraction kept at each layer.
-    """
-    limit = _limit([_logs(values) for values in (mlp, attention)])
-    figure = make_subplots(
-        rows=2,
-        cols=1,
-        shared_xaxes=True,
-        vertical_spacing=0.06,
-        row_heights=[0.3, 0.7],
-    )
-    lanes = (
-        (1, attention, attention_layers, attention_kept, "heads", False),
-        (2, mlp, mlp_layers, mlp_kept, "channels", True),
-    )
-    for row, values, layers, kept, unit, bar in lanes:
-        if not len(layers):
-            continue
-        heatmap = go.Heatmap(
-            z=_logs(values).clip(-limit, limit),
-            x=list(layers),
-            zmin=-limit,
-            zmax=limit,
-            colorscale=palette.IMPORTANCE,
-            colorbar=_bar(limit),
-            showscale=bar,
-            hovertemplate=f"layer %{{x}}, {unit}<extra></extra>",
-        )
-        figure.add_trace(heatmap, row=row, col=1)
-        count = values.shape[0]
-        edges = [count * share - 0.5 for share in kept]
-        figure.add_trace(
-            go.Bar(
-                x=list(layers),
-                y=[count - 0.5 - edge for edge in edges],
-                base=edges,
-                width=1,
-                marker={"color": palette.REMOVED, "line": {"width": 0}},
-                hovertemplate="layer %{x}: removed<extra></extra>",
-                showlegend=False,
-            ),
-            row=row,
-            col=1,
-        )
-        steps_x, steps_y = [], []
-        for layer, edge in zip(layers, edges, strict=True):
-            steps_x += [layer - 0.5, layer + 0.5]
-            steps_y += [edge, edge]
-        figure.add_trace(
-            go.Scatter(
-                x=steps_x,
-                y=steps_y,
-                mode="lines",
-                line={"color": palette.CUT, "width": 3, "shape": "hv"},
-                hoverinfo="skip",
-                showlegend=False,
-            ),
-            row=row,
-            col=1,
-        )
-        figure.update_yaxes(
-            range=[count - 0.5, -0.5], showticklabels=False, showgrid=False, row=row, col=1
-        )
-    figure.update_yaxes(title_text="attention", row=1, col=1)
-    figure.update_yaxes(title_text="MLP, important on top", row=2, col=1)
-    figure.update_xaxes(title_text="layer", row=2, col=1)
-    return layout(figure, 430)
-
-
-def shares(attention: Mapping[int, float], mlp: Mapping[int, float], layers: int) -> go.Figure:
-    """Draw the sparsity of every layer's sites as bars, attention above MLP.
-
-    Args:
-        attention, mlp: sparsity by layer.
-        layers: how many there are.
-    """
-    figure = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.06)
-    for row, (name, lane, colour) in enumerate(
-        (("attention", attention, palette.COARSE), ("MLP", mlp, palette.FUSED)), start=1
-    ):
-        figure.add_trace(
-            go.Bar(
-                x=list(lane),
-                y=list(lane.values()),
-                marker={"color": colour, "line": {"width": 0}},
-                hovertemplate=f"layer %{{x}}, {name}: %{{y:.1%}}<extra></extra>",
-                showlegend=False,
-            ),
-            row=row,
-            col=1,
-        )
-        figure.update_yaxes(title_text=name, range=[0, 1], tickformat=".0%", row=row, col=1)
-    layout(figure, 430)
-    figure.update_xaxes(range=[-0.5, layers - 0.5], showgrid=False)
-    figure.update_xaxes(title_text="layer", row=2, col=1)
-    return figure.update_layout(bargap=0.15)
 
 
 def tiles(values: Matrix, *, shape: tuple[int, int], height: int = 300) -> go.Figure:
@@ -391,6 +295,56 @@ def _bar(limit: float) -> dict[str, object]:
         "thickness": 12,
         "outlinewidth": 0,
     }
+
+
+def sensitivity(curves: Mapping[SiteKey, Curve], layers: int) -> go.Figure:
+    """Draw how the loss answers to pruning one site alone: layers across, sparsity up.
+
+    Args:
+        curves: by site; cells of points that are not measured yet stay empty.
+        layers: how many there are.
+    """
+    figure = make_subplots(
+        rows=1,
+        cols=2,
+        horizontal_spacing=0.06,
+        subplot_titles=[lane_name(kind) for kind in SiteKind],
+    )
+    for column, kind in enumerate(SiteKind, start=1):
+        lane = {key.layer: dict(curve.points) for key, curve in curves.items() if key.kind is kind}
+        rows = sorted({sparsity for points in lane.values() for sparsity in points})
+        cells = [[lane.get(layer, {}).get(row, np.nan) for layer in range(layers)] for row in rows]
+        increases = np.array(cells).reshape(len(rows), layers)
+        with np.errstate(invalid="ignore"):
+            logs = np.log10(np.clip(increases, 1e-3, None))
+        figure.add_trace(
+            go.Heatmap(
+                z=logs,
+                x=list(range(layers)),
+                y=[f"{100 * row:.0f} %" for row in rows],
+                customdata=increases,
+                coloraxis="coloraxis",
+                hovertemplate="layer %{x}, %{y} removed: %{customdata:+.4f} nats<extra></extra>",
+            ),
+            row=1,
+            col=column,
+        )
+    figure = layout(figure, 300, x="layer")
+    return figure.update_layout(
+        margin={"t": 30},
+        coloraxis={
+            "colorscale": palette.IMPORTANCE,
+            "cmin": -3,
+            "cmax": 1,
+            "colorbar": {
+                "tickvals": [-3, -2, -1, 0, 1],
+                "ticktext": ["≤ 0.001", "0.01", "0.1", "1", "10"],
+                "thickness": 12,
+                "outlinewidth": 0,
+                "title": {"text": "nats"},
+            },
+        },
+    )
 
 
 def layout(figure: go.Figure, height: int, x: str = "", y: str = "") -> go.Figure:

@@ -14,6 +14,7 @@ from app import state
 from app.components.jobs import job_panel
 from app.components.recipe_file import recipe_file
 from app.engine import ENGINE
+from app.link import follow_link
 from app.words import count
 
 ASSETS = Path(__file__).parents[1] / "assets"
@@ -27,6 +28,8 @@ page = st.navigation(
         st.Page("views/fusion.py", title="Fusion", icon=":material/merge:"),
         st.Page("views/tune.py", title="Tune", icon=":material/tune:"),
         st.Page("views/compare.py", title="Compare", icon=":material/balance:"),
+        st.Page("views/runs.py", title="Runs", icon=":material/account_tree:"),
+        st.Page("views/present.py", title="Present", icon=":material/co_present:"),
     ],
     position="top",
 )
@@ -60,6 +63,7 @@ def draw_notice(notice: str) -> None:
 
 with state.drawing():
     state.autoload()
+    follow_link(ENGINE.model)
     with st.sidebar:
         draw_sidebar()
     if wrong := state.notice():

@@ -45,6 +45,8 @@ class Measured:
     """A recipe measured beside the dense model, by the same process on the same windows.
 
     `bench` is the `OnBench.id` of the model: the same weights in another dtype measure otherwise.
+    `predicted` is the loss that was predicted before, nats per token, if one was. `saved` is the id
+    of the run in the history, None where it could not be saved: `unsaved` then says why.
     """
 
     bench: str
@@ -54,6 +56,17 @@ class Measured:
     sparsity: float
     dense: Side
     pruned: Side
+    predicted: float | None = None
+    saved: str | None = None
+    unsaved: str | None = None
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """How many of the measurements are made that predictions need, and how many are left."""
+
+    done: int
+    left: int
 
 
 @dataclass(frozen=True)

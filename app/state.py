@@ -6,70 +6,29 @@ callbacks. Widget state would be dropped on every change of page, a recipe here 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
-from uuid import uuid4
 
 import streamlit as st
 
 from app.engine import ENGINE
 from app.results import Answers, Measured, OnBench
+from app.tab import Tab
+from app.undo import Undo
 from pruning_core.errors import PrunescopeError
+from pruning_core.history import SavedRun
 from pruning_core.jobs import Job, State
 from pruning_core.recipe import Calibration, PatternKind, Recipe, Scalar, Scoring, SiteKey
-
-UNDO_DEPTH = 200
 
 _NOTHING = object()
 
 
-@dataclass
-class _History:
-    """The recipes of one model, the present one last among those that are done."""
-
-    done: list[Recipe]
-    undone: list[Recipe] = field(default_factory=list)
-
-
-@dataclass
-class _Tab:
-    """Everything of one tab."""
-
-    owner: str = field(default_factory=lambda: uuid4().hex)
-    histories: dict[str, _History] = field(default_factory=dict)
-    calibration: Calibration = field(default_factory=Calibration)
-    settings: dict[str, dict[str, Scalar]] = field(default_factory=dict)
-    jobs: dict[str, Job[Any]] = field(default_factory=dict)
-    revisions: dict[str, int] = field(default_factory=dict)
-    shown: dict[str, object] = field(default_factory=dict)
-    measured: Measured | None = None
-    answers: Answers | None = None
-    prompt: str = "A decorator in Python is"
-    probe: str = "probe"
-    shape: str = "uniform"
-    fusion: str = "hybrid"
-    waiting: float | None = None
-    instruments: tuple[str, ...] = ("fine", "coarse", "magnitude")
-    compared_at: int = 20
-    compared_seeds: int = 1
-    compared: tuple[Measured, ...] = ()
-    uploads: int = 0
-    layer: int = 0
-    requested: object = None
-    allow_leak: bool = False
-    autoloaded: bool = False
-    drawing: bool = False
-    stale: bool = False
-    checked: str | None = None
-    notice: str | None = None
-
-
-def _tab() -> _Tab:
+def _tab() -> Tab:
     if "tab" not in st.session_state:
-        st.session_state["tab"] = _Tab()
-    tab: _Tab = st.session_state["tab"]
+        st.session_state["tab"] = Tab()
+    tab: Tab = st.session_state["tab"]
     return tab
 
 
@@ -133,17 +92,12 @@ def _key(name: str) -> str:
 
 def recipe(model: OnBench) -> Recipe:
     """Return the recipe that this tab works on for a model."""
-    return _history(model).done[-1]
+    return _history(model).present
 
 
 def change(model: OnBench, new: Recipe) -> None:
     """Make another recipe the present one; undo leads back."""
-    history = _history(model)
-    if new == history.done[-1]:
-        return
-    history.done.append(new)
-    history.undone.clear()
-    del history.done[:-UNDO_DEPTH]
+    _history(model).change(new)
 
 
 def follow_maps(model: OnBench) -> None:
@@ -153,10 +107,10 @@ def follow_maps(model: OnBench) -> None:
     latter is what the person means. A fusion that was learned ranks a recipe nothing was done to.
     """
     history = _history(model)
-    present = history.done[-1]
+    present = history.present
     if present.pattern.kind is not PatternKind.STRUCTURED:
         return
-    untouched = len(history.done) == 1 and not present.sparsity
+    untouched = not history.can_undo and not present.sparsity
     names = ["hybrid"] if untouched else []
     for name in (*names, present.scoring.estimator):
         made = scoring(name)
@@ -164,7 +118,7 @@ def follow_maps(model: OnBench) -> None:
             model.fingerprint, present.scoring
         )
         if wanted and ENGINE.map(model.fingerprint, made):
-            history.done[-1] = replace(present, scoring=made)
+            history.replace(replace(present, scoring=made))
             return
 
 
@@ -181,33 +135,70 @@ def toggle_lock(model: OnBench, site: SiteKey) -> None:
 
 def undo(model: OnBench) -> None:
     """Go back to the recipe before."""
-    history = _history(model)
-    if len(history.done) > 1:
-        history.undone.append(history.done.pop())
+    _history(model).undo()
 
 
 def redo(model: OnBench) -> None:
     """Take back an undo."""
-    history = _history(model)
-    if history.undone:
-        history.done.append(history.undone.pop())
+    _history(model).redo()
+
+
+def take_stroke(
+    model: OnBench, sparsity: Mapping[SiteKey, float], toggled: Collection[SiteKey]
+) -> None:
+    """Change sparsities and flip locks in one step, as one stroke of the drag editor did."""
+    present = recipe(model)
+    changed = present.with_sparsity(sparsity)
+    change(model, replace(changed, locks=present.locks ^ frozenset(toggled)))
+    _tab().draft = None
+
+
+def draft(model: OnBench) -> Recipe | None:
+    """Return the recipe under the pointer, while one is being dragged."""
+    moved = _tab().draft
+    return None if moved is None else recipe(model).with_sparsity(moved)
+
+
+def set_draft(moved: Mapping[SiteKey, float]) -> None:
+    """Remember what is being dragged; nothing is changed before the pointer is let go."""
+    _tab().draft = moved
 
 
 def can_undo(model: OnBench) -> bool:
     """Whether there is a recipe before."""
-    return len(_history(model).done) > 1
+    return _history(model).can_undo
 
 
 def can_redo(model: OnBench) -> bool:
     """Whether there is an undone recipe."""
-    return bool(_history(model).undone)
+    return _history(model).can_redo
 
 
-def _history(model: OnBench) -> _History:
+def current_run() -> str | None:
+    """Return the id of the saved run that this tab works from, on the model that is loaded."""
+    model = ENGINE.model
+    return _tab().runs.get(model.fingerprint) if model else None
+
+
+def work_from(model: OnBench, run: str | None) -> None:
+    """Let what is measured next come of a saved run, by its id; None begins a new tree."""
+    if run is None:
+        _tab().runs.pop(model.fingerprint, None)
+    else:
+        _tab().runs[model.fingerprint] = run
+
+
+def restore_run(model: OnBench, saved: SavedRun) -> None:
+    """Make the recipe of a saved run the present one, and work from that run; undo leads back."""
+    change(model, saved.recipe)
+    work_from(model, saved.id)
+
+
+def _history(model: OnBench) -> Undo:
     histories = _tab().histories
     if model.fingerprint not in histories:
         first = Recipe(model.ref, model.fingerprint, Scoring("fine", (), calibration()))
-        histories[model.fingerprint] = _History([first])
+        histories[model.fingerprint] = Undo([first])
     return histories[model.fingerprint]
 
 
@@ -269,7 +260,7 @@ def drawing() -> Iterator[None]:
     """Draw a whole page, with all that jobs have brought by now."""
     tab = _tab()
     _collect()
-    tab.drawing, tab.stale = True, False
+    tab.drawing, tab.stale, tab.draft = True, False, None
     try:
         yield
     finally:
@@ -297,6 +288,7 @@ def _collect() -> bool:
         brought = found.result if found.state is State.DONE else found.partial
         if isinstance(brought, Measured):
             tab.measured = brought
+            _follow(brought)
         if isinstance(brought, tuple):
             tab.compared = brought
         if isinstance(brought, Answers):
@@ -313,6 +305,15 @@ def _collect() -> bool:
     return ended
 
 
+def _follow(measured: Measured) -> None:
+    """Work from the run that was saved of a measurement, or say why none was."""
+    tab = _tab()
+    if measured.saved is not None:
+        tab.runs[measured.recipe.fingerprint] = measured.saved
+    elif measured.unsaved is not None:
+        tab.notice = f"The measurement is on screen, but was not saved. {measured.unsaved}"
+
+
 def _take_scorings(made: Mapping[Scoring, Scoring]) -> None:
     """Let the settings and the recipes that asked for a scoring name the one carried out."""
     tab = _tab()
@@ -320,9 +321,9 @@ def _take_scorings(made: Mapping[Scoring, Scoring]) -> None:
         if scoring(asked.estimator) == asked:
             tab.settings[asked.estimator] = dict(done.params)
         for fingerprint, history in tab.histories.items():
-            present = history.done[-1]
+            present = history.present
             if present.scoring == asked and ENGINE.map(fingerprint, done):
-                history.done[-1] = replace(present, scoring=done)
+                history.replace(replace(present, scoring=done))
 
 
 def measured() -> Measured | None:
@@ -383,6 +384,18 @@ def take_layer(chart: str) -> None:
     points = st.session_state[chart].selection.points
     if points:
         remember("layer", int(points[0]["x"]))
+
+
+def take_run(chart: str) -> None:
+    """Keep the run that was clicked on a chart; for callbacks."""
+    points = st.session_state[chart].selection.points
+    if points and (run := points[0].get("customdata")):  # the dense model is a point, and no run
+        remember("picked", run)
+
+
+def component_value(key: str) -> object:
+    """Return what a component's JavaScript has sent last, as it came; None before the first."""
+    return st.session_state.get(key)
 
 
 def autoload() -> None:

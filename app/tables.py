@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 
@@ -67,6 +67,29 @@ def width_words(plan: SitePlan) -> str:
     if not width.units:
         return "nothing left"
     return f"{width.units * width.heads}/{site.units * site.heads_per_unit} heads"
+
+
+def sparsity_table(
+    shares: Mapping[SiteKey, float],
+    locks: Collection[SiteKey],
+    plans: Mapping[SiteKey, SitePlan],
+) -> pd.DataFrame:
+    """Return one row per layer: what its sites lose, in percent, what they keep, and their locks.
+
+    Args:
+        shares: sparsities, 0 to 1; a site that is not named cannot be pruned.
+        plans: of whole units; empty where single weights leave.
+    """
+    rows = []
+    for layer in sorted({key.layer for key in shares}):
+        row: dict[str, object] = {"layer": layer}
+        for kind in SiteKind:
+            key = SiteKey(layer, kind)
+            row[f"{kind}"] = 100 * shares[key] if key in shares else None
+            row[f"{kind} keeps"] = width_words(plans[key]) if key in plans else ""
+            row[f"{kind} locked"] = key in locks
+        rows.append(row)
+    return pd.DataFrame(rows)
 
 
 def measured_table(found: Sequence[Measured]) -> pd.DataFrame:

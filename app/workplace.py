@@ -8,7 +8,8 @@ torch and transformers are imported when they are needed, so that the first page
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from app.recent import Recent
 from app.results import Measured, OnBench, Side
@@ -22,8 +23,11 @@ if TYPE_CHECKING:
     from app.texts import Texts
     from pruning_core.calibration import Text
     from pruning_core.evaluation.generation import Generated
+    from pruning_core.evaluation.latency import MeasuredLatency, Workload
     from pruning_core.evaluation.live import LiveEvaluator
     from pruning_core.evaluation.protocol import Protocol
+    from pruning_core.evaluation.quality import Quality
+    from pruning_core.evaluation.sensitivity import Sensitivity
     from pruning_core.importance.evidence import Evidence
     from pruning_core.importance.map import ImportanceMap
     from pruning_core.model.loading import LoadedModel
@@ -32,17 +36,22 @@ if TYPE_CHECKING:
     from pruning_core.surgery.workbench import Workbench
 
 KEPT_MAPS = 24
+KEPT_SENSITIVITIES = 4
 KEPT_EVIDENCE = 3
 KEPT_MASKS = 2
 """How many recipes of single weights are kept, each as large as the layers of the model."""
 
 
 class Probe(NamedTuple):
-    """What a protocol measures on: the evaluator, one window to time, and the text of all."""
+    """What a protocol measures on: the evaluator, one window to time, the text, and what is read.
+
+    `read` is the part of the text that the windows hold.
+    """
 
     evaluator: LiveEvaluator
     window: torch.Tensor
     text: Text
+    read: Text
 
 
 class Workplace:
@@ -67,6 +76,10 @@ class Workplace:
         self.closeups: Recent[tuple[Calibration, str], torch.Tensor] = Recent(1)
         self.outliers: Recent[Calibration, torch.Tensor] = Recent(4)
         self.answers: Recent[tuple[str, int], Generated] = Recent(32)
+        self.sensitivities: Recent[tuple[Recipe, Protocol], Sensitivity] = Recent(
+            KEPT_SENSITIVITIES
+        )
+        self.latencies: Recent[tuple[Workload, int], MeasuredLatency] = Recent(8)
         self._texts = texts
         self._evidence: Recent[Calibration, Evidence] = Recent(KEPT_EVIDENCE)
         self._masks: Recent[str, SiteMask] = Recent(KEPT_MASKS * 2 * self.bench.anatomy.layers)
@@ -139,29 +152,107 @@ class Workplace:
 
     def measure(
         self, recipe: Recipe, protocol: Protocol, *, allow_leak: bool, tick: Tick
-    ) -> Measured:
-        """Measure the quality of a recipe beside the dense model, which is timed as well."""
-        from pruning_core.evaluation.speed import prefill_speed
+    ) -> tuple[Measured, dict[str, Any]]:
+        """Measure the quality of a recipe beside the dense model.
+
+        Returns:
+            What pages draw, and the run as it is saved.
+        """
+        from pruning_core.peak import peak_memory
         from pruning_core.pipeline import guard_recipes
         from pruning_core.planning.plan import dense_cost
+        from pruning_core.runs import Entry, Run
 
         plan = self.demand_plan(recipe, tick)
         probe = self.probe(protocol, tick)
         leaked = guard_recipes(
-            [recipe], probe.text, allow=allow_leak, tick=tick, read=self._texts.read
+            [recipe], probe.read, allow=allow_leak, tick=tick, read=self._texts.read
         )
         dense = self._dense.get(protocol)
         if dense is None:
             dense = Side(
                 probe.evaluator.measure(None, tick),
                 dense_cost(plan.anatomy, self.bench.dense_bytes, protocol.window),
-                prefill_speed(self.loaded.model, probe.window, tick),
+                None,
             )
             self._dense[protocol] = dense
+        predicted = self._predicted(recipe, protocol, plan)
         quality = probe.evaluator.measure(plan, tick)
         cost = plan.cost(self.bench.dense_bytes, protocol.window)
-        side = Side(quality, cost, None)
-        return Measured(self.seen.id, recipe, protocol, leaked, plan.sparsity, dense, side)
+        self._observe(recipe, protocol, plan, quality)
+        measured = Measured(
+            self.seen.id,
+            recipe,
+            protocol,
+            leaked,
+            plan.sparsity,
+            dense,
+            Side(quality, cost, None),
+            predicted,
+        )
+        run = Run(
+            model=self.seen.ref,
+            fingerprint=self.seen.fingerprint,
+            device=self.seen.device,
+            dtype=self.seen.dtype,
+            protocol=protocol,
+            text=(probe.text.source, probe.text.sha256),
+            leaked=leaked,
+            dense_cost=dense.cost,
+            dense_quality=dense.quality,
+            entries=(Entry(plan.without_tensors(), cost, quality, {}, peak_memory()),),
+            seconds={},
+        )
+        return measured, run.as_dict()
+
+    def speeds(self, recipe: Recipe, protocol: Protocol, tick: Tick) -> tuple[float, float]:
+        """Return tokens per second of the dense and of the pruned model, timed in turn."""
+        from pruning_core.evaluation.speed import prefill_speed
+
+        plan, window = self.demand_plan(recipe, tick), self.probe(protocol, tick).window
+        with self.bench.applied(None):
+            dense = prefill_speed(self.loaded.model, window, tick)
+        if not plan.removed_parameters:
+            return dense, dense
+        with self.bench.applied(plan):
+            return dense, prefill_speed(self.loaded.model, window, tick)
+
+    def sensitivity(self, recipe: Recipe, protocol: Protocol, tick: Tick) -> Sensitivity:
+        """Return what is known of how the loss answers to pruning, under a recipe's scoring."""
+        from pruning_core.evaluation.sensitivity import Sensitivity
+        from pruning_core.planning.allocation import unit_places
+        from pruning_core.planning.plan import make_plan
+
+        base = without_shape(recipe)
+        known = self.sensitivities.get((base, protocol))
+        if known is None:
+            anatomy, scores = self.bench.anatomy, self.maps[recipe.scoring]
+            known = Sensitivity(
+                self.probe(protocol, tick).evaluator,
+                anatomy,
+                lambda sparsity: make_plan(base.with_sparsity(sparsity), scores, anatomy),
+                unit_places(anatomy),
+            )
+            self.sensitivities[base, protocol] = known
+        return known
+
+    def _predicted(self, recipe: Recipe, protocol: Protocol, plan: Plan) -> float | None:
+        """Return the loss predicted for a plan, nats per token, if that can be predicted yet."""
+        from pruning_core.planning.plan import UnitPlan
+
+        known = self.sensitivities.get((without_shape(recipe), protocol))
+        if known is None or known.predictor is None or not isinstance(plan, UnitPlan):
+            return None
+        return known.predictor.dense + known.predictor.increase(plan.reached)
+
+    def _observe(self, recipe: Recipe, protocol: Protocol, plan: Plan, quality: Quality) -> None:
+        """Let predictions learn from a measurement."""
+        from pruning_core.evaluation.sensitivity import loss
+        from pruning_core.planning.plan import UnitPlan
+
+        known = self.sensitivities.get((without_shape(recipe), protocol))
+        if known is not None and known.curves is not None and isinstance(plan, UnitPlan):
+            known.observe(plan.reached, loss(quality) - known.curves.dense)
 
     def probe(self, protocol: Protocol, tick: Tick) -> Probe:
         """Return what a protocol measures on."""
@@ -182,6 +273,7 @@ class Workplace:
             known = Probe(
                 LiveEvaluator(self.bench, windows),
                 windows[0],
+                text,
                 measured_part(text, windows, tokenizer),
             )
             self._probes[protocol] = known
@@ -199,3 +291,8 @@ class Workplace:
             self._evidence[calibration] = evidence
         evidence.tick = tick
         return evidence
+
+
+def without_shape(recipe: Recipe) -> Recipe:
+    """Return a recipe's way to prune without how much leaves where: one for all of its shapes."""
+    return replace(recipe, sparsity=(), locks=frozenset())

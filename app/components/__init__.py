@@ -1,1 +1,1 @@
-"""Pieces of screens that several pages share. The drag editor over the map will live here too."""
+"""Pieces of screens, several of them shared between pages."""

@@ -1,21 +1,41 @@
-"""The row of numbers on top of the tuner: the pruned model beside the dense one, measured."""
+"""The row of numbers on top of the tuner: the pruned model beside the dense one.
+
+While a shape is dragged they are predicted, or counted where counting is exact; once it is let go
+they are measured, and the prediction stays beside the measurement with its error.
+"""
 
 from __future__ import annotations
 
 from operator import attrgetter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import streamlit as st
 
 from app import state
 from app.components.jobs import POLL_SECONDS
+from app.components.measuring import measure, measured_of, want_measured
 from app.engine import ENGINE
 from app.results import Measured, OnBench
-from app.words import change, count, percent, perplexity, size
+from app.words import change, count, percent, perplexity, perplexity_of, size
 from pruning_core.recipe import PatternKind, Recipe
 
 if TYPE_CHECKING:
     from pruning_core.planning.plan import Plan
+
+NUMBERS = "numbers"
+"""The key of the fragment, for whoever wants only the numbers drawn anew."""
+
+CARD = 200
+"""Height of a number's card in pixels, whatever is known of it: the editor below must not move
+under the pointer."""
+
+
+class Predicted(NamedTuple):
+    """A predicted perplexity beside the dense one, and the relative error of an increase."""
+
+    perplexity: float
+    dense: float
+    error: float | None
 
 
 def numbers_panel(model: OnBench, recipe: Recipe, plan: Plan | None) -> None:
@@ -24,28 +44,13 @@ def numbers_panel(model: OnBench, recipe: Recipe, plan: Plan | None) -> None:
     Args:
         plan: None where it is made only when the recipe is measured.
     """
-    wanted = (model.id, recipe, state.choice("probe"), state.choice("allow_leak"))
-    if state.choice("requested") != wanted:
-        state.remember("requested", wanted)
-        _measure(recipe)
+    want_measured(model, recipe)
     measuring = state.job("measure") is not None
-    st.fragment(_panel, run_every=POLL_SECONDS if measuring else None)(model, recipe, plan)
+    every = POLL_SECONDS if measuring else None
+    st.fragment(_panel, run_every=every, key=NUMBERS)(model, recipe, plan)
     # A measurement that was stopped or has failed is asked for again by hand only.
-    if not measuring and _fitting(model, recipe) is None:
-        st.button("Measure", icon=":material/speed:", on_click=_measure, args=(recipe,))
-
-
-def _measure(recipe: Recipe) -> None:
-    from pruning_core.evaluation.protocol import protocol
-
-    state.submit(
-        lambda: ENGINE.measure(
-            state.owner(),
-            recipe,
-            protocol(state.choice("probe")),
-            allow_leak=state.choice("allow_leak"),
-        )
-    )
+    if not measuring and measured_of(model, recipe) is None:
+        st.button("Measure", icon=":material/speed:", on_click=measure, args=(recipe,))
 
 
 def _panel(model: OnBench, recipe: Recipe, plan: Plan | None) -> None:
@@ -53,14 +58,18 @@ def _panel(model: OnBench, recipe: Recipe, plan: Plan | None) -> None:
 
     # The sidebar was drawn before this measurement was asked for and may not be watching it.
     state.refresh()
-    measured = _fitting(model, recipe)
+    dragged = state.draft(model)
+    if dragged is not None:
+        recipe, plan = dragged, ENGINE.plan(dragged)
+    measured = measured_of(model, recipe)
+    predicted = None if measured else _predicted(recipe, plan)
     job = state.job("measure")
     window = measured.protocol.window if measured else 256
     dense = dense_cost(model.anatomy, model.dense_bytes, window)
     pruned = plan.cost(model.dense_bytes, window) if plan else measured and measured.pruned.cost
     pending = "…" if job and not job.finished else "—"
     with st.container(horizontal=True, key="numbers"):
-        _quality(measured, pending)
+        _quality(measured, predicted, pending)
         for label, read, words in (
             (_parameters(recipe), attrgetter("parameters"), count),
             ("Memory", attrgetter("bytes"), size),
@@ -72,7 +81,23 @@ def _panel(model: OnBench, recipe: Recipe, plan: Plan | None) -> None:
                 relative = read(pruned) / read(dense) - 1
                 _cost(label, words(read(pruned)), words(read(dense)), relative)
         _speed(measured, pending)
-    _footnote(measured)
+    _footnote(measured, predicted)
+
+
+def _predicted(recipe: Recipe, plan: Plan | None) -> Predicted | None:
+    """Return what is predicted for a recipe, if enough is known to."""
+    from pruning_core.evaluation.protocol import protocol
+    from pruning_core.planning.plan import UnitPlan
+
+    known = ENGINE.sensitivity(recipe, protocol(state.choice("probe")))
+    if known is None or known.predictor is None or not isinstance(plan, UnitPlan):
+        return None
+    predictor = known.predictor
+    return Predicted(
+        perplexity_of(predictor.dense + predictor.increase(plan.reached)),
+        perplexity_of(predictor.dense),
+        predictor.error,
+    )
 
 
 def _parameters(recipe: Recipe) -> str:
@@ -80,20 +105,17 @@ def _parameters(recipe: Recipe) -> str:
     return "Parameters" if structured else "Non-zero"
 
 
-def _fitting(model: OnBench, recipe: Recipe) -> Measured | None:
-    """Return the measurement of this very recipe, model and probe, if there is one."""
-    job = state.job("measure")
-    for candidate in (state.measured(), job and (job.result or job.partial)):
-        if (
-            isinstance(candidate, Measured)
-            and (candidate.bench, candidate.recipe) == (model.id, recipe)
-            and candidate.protocol.name == state.choice("probe")
-        ):
-            return candidate
-    return None
-
-
-def _quality(measured: Measured | None, pending: str) -> None:
+def _quality(measured: Measured | None, predicted: Predicted | None, pending: str) -> None:
+    if predicted is not None:
+        _metric(
+            "Perplexity, predicted",
+            f"≈ {perplexity(predicted.perplexity)}",
+            change(predicted.perplexity / predicted.dense - 1),
+            f"dense {perplexity(predicted.dense)}",
+            "inverse",
+        )
+        _metric("Next token right", pending, None, "measured on release")
+        return
     if measured is None:
         _metric("Perplexity", pending, None, "dense: measured with it")
         _metric("Next token right", pending, None, "dense: measured with it")
@@ -106,7 +128,7 @@ def _quality(measured: Measured | None, pending: str) -> None:
         change(pruned.perplexity / dense.perplexity - 1)
         if pruned.perplexity < 1e9
         else "off the scale",
-        f"dense {perplexity(dense.perplexity)}",
+        f"dense {perplexity(dense.perplexity)}{_prediction(measured)}",
         "inverse",
     )
     _metric(
@@ -115,6 +137,15 @@ def _quality(measured: Measured | None, pending: str) -> None:
         f"{100 * (pruned.accuracy - dense.accuracy):+.2f} points",
         f"dense {percent(dense.accuracy, 2)}",
     )
+
+
+def _prediction(measured: Measured) -> str:
+    """Return what had been predicted, and how far off it was."""
+    if measured.predicted is None:
+        return ""
+    predicted = perplexity_of(measured.predicted)
+    off = predicted / measured.pruned.quality.perplexity - 1
+    return f" · predicted {perplexity(predicted)} ({change(off)})"
 
 
 def _cost(label: str, value: str, dense: str, relative: float) -> None:
@@ -130,7 +161,7 @@ def _speed(measured: Measured | None, pending: str) -> None:
 
 
 def _metric(label: str, value: str, delta: str | None, dense: str, colour: str = "normal") -> None:
-    with st.container(border=True, key=f"number-{label}"):
+    with st.container(border=True, key=f"number-{label}", height=CARD, gap=None):
         neutral = delta is None or delta.lstrip("+-").startswith(("0.0 ", "0.00 ", "0 "))
         st.metric(
             label,
@@ -142,13 +173,25 @@ def _metric(label: str, value: str, delta: str | None, dense: str, colour: str =
         st.caption(dense)
 
 
-def _footnote(measured: Measured | None) -> None:
-    if measured is None:
-        return
-    words = (
-        f"{measured.protocol.title}: {measured.pruned.quality.tokens:,} scored tokens, dense and "
-        "pruned on the same windows in this process. Speed: prefill of one window."
-    )
-    if measured.leaked:
-        words = "**Calibration and measurement text overlap: these numbers flatter.** " + words
+def _footnote(measured: Measured | None, predicted: Predicted | None) -> None:
+    """Draw how the numbers came to be: a line in any case, so that nothing below it moves."""
+    if measured is not None:
+        words = (
+            f"{measured.protocol.title}: {measured.pruned.quality.tokens:,} scored tokens, dense "
+            "and pruned on the same windows in this process. Speed: prefill of one window."
+        )
+        if measured.leaked:
+            words = f"**Calibration and measurement text overlap: these numbers flatter.** {words}"
+    elif predicted is not None:
+        words = "Predicted; parameters, memory and operations are counted exactly."
+        if predicted.error is not None:
+            words += (
+                f" Half of all predicted increases of the loss are within "
+                f"{percent(predicted.error, 0)} of the measured ones."
+            )
+    else:
+        words = (
+            "Parameters, memory and operations are counted exactly. Quality and speed are measured "
+            "once the shape is let go."
+        )
     st.caption(words)

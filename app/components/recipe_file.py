@@ -7,6 +7,7 @@ import streamlit as st
 from app import state
 from app.results import OnBench
 from pruning_core.errors import PrunescopeError
+from pruning_core.history import key_recipe_of, parse
 from pruning_core.recipe import Recipe
 
 
@@ -25,7 +26,7 @@ def recipe_file(model: OnBench, recipe: Recipe) -> None:
         )
         with st.popover("Open", icon=":material/folder_open:"):
             st.file_uploader(
-                "A recipe of this model",
+                "A recipe or a saved run of this model",
                 "json",
                 key=state.upload_key(),
                 on_change=state.uploading(lambda content: _open(model, content)),
@@ -38,11 +39,11 @@ def _open(model: OnBench, content: bytes) -> None:
     from pruning_core.planning.plan import check_recipe
 
     try:
-        recipe = Recipe.from_json(content.decode("utf-8", errors="replace"))
+        recipe = key_recipe_of(parse(content.decode("utf-8", errors="replace")))
         check_recipe(recipe, model.fingerprint, model.anatomy)
         estimator(recipe.scoring.estimator).settings(dict(recipe.scoring.params))
     except PrunescopeError as error:
-        state.warn(str(error))
+        state.warn(f"The recipe was not opened. {error}")
     else:
         state.dismiss()
         state.change(model, recipe)

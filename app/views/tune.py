@@ -2,41 +2,54 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
-import numpy as np
-import numpy.typing as npt
 import streamlit as st
 
-from app import figures, state
+from app import state
 from app.components.bench import require_model, score_button
+from app.components.budget import draw_budget
+from app.components.curves import draw_curves
 from app.components.numbers import numbers_panel
 from app.components.probe import probe_controls
 from app.components.settings import parameter_controls
-from app.components.sharing import draw_sharing, places_of
+from app.components.shape import draw_shape
+from app.components.sharing import draw_sharing
 from app.components.sites import draw_sites
+from app.components.table import draw_table
 from app.components.writing import writing_panel
 from app.engine import ENGINE
 from app.results import OnBench
 from pruning_core.errors import PrunescopeError
-from pruning_core.importance import Needs, SiteScores
+from pruning_core.importance import Needs
 from pruning_core.importance.registry import estimator, estimators
-from pruning_core.model.anatomy import Part
-from pruning_core.planning.plan import SitePlan, UnitPlan
+from pruning_core.planning.plan import Plan, UnitPlan
 from pruning_core.recipe import (
     STRUCTURED,
     Pattern,
     PatternKind,
     Recipe,
     Repair,
-    SiteKind,
 )
 
-BINS = 128
 PATTERNS = {"structured": "Whole units", "unstructured": "Single weights"}
 OFFERED = [*PATTERNS, "2:4", "4:8"]
 FIRST_CHOICE = {PatternKind.STRUCTURED: "fine"}
 REPAIRS = {Repair.NONE: "No repair", Repair.BIAS: "Bias (FLAP)"}
+WEIGHTS = (
+    "What is greyed is the fraction of weights that becomes zero. They stay where they are and are "
+    "multiplied like any other: nothing gets smaller or faster by itself. Which ones go is chosen "
+    "when the recipe is measured, layer by layer."
+)
+PANELS: dict[str, tuple[str, Callable[[OnBench, Recipe, Plan | None], None]]] = {
+    "sliders": ("Sliders", draw_sites),
+    "table": ("Exact numbers", draw_table),
+    "budget": ("Find the best shape", draw_budget),
+    "curves": ("What each site costs", draw_curves),
+}
+BY_HAND = ("sliders", "table")
+"""The panels that single weights have too: nothing is predicted for those."""
 
 
 def draw_source(model: OnBench, recipe: Recipe) -> None:
@@ -110,67 +123,20 @@ def draw_repair(model: OnBench, recipe: Recipe) -> None:
     )
 
 
-def draw_map(plan: UnitPlan) -> None:
-    """Draw the importance map with the cut line on it."""
-    scores = ENGINE.map(plan.recipe.fingerprint, plan.recipe.scoring)
-    if scores is None:
-        return
-    lanes = {}
-    for kind in SiteKind:
-        sites = plan.anatomy.of_kind(kind)
-        vectors = [_kept_first(scores.sites[s.key], plan.sites[s.key]) for s in sites]
-        kept = [1 - _gone(plan.sites[site.key]) for site in sites]
-        matrix = figures.columns(vectors, BINS) if vectors else np.zeros((0, 0), np.float32)
-        lanes[kind] = (matrix, [s.key.layer for s in sites], kept)
-    mlp, attention = lanes[SiteKind.MLP], lanes[SiteKind.ATTENTION]
-    figure = figures.cut_map(mlp[0], attention[0], mlp[1], attention[1], mlp[2], attention[2])
-    st.plotly_chart(
-        figure,
-        key="cut-map",
-        config={"displayModeBar": False},
-        alt="Importance of all units with the line below which they are removed",
+def draw_panels(model: OnBench, recipe: Recipe, plan: Plan | None) -> None:
+    """Draw one of the ways to set and to find sparsities, as chosen."""
+    panels = PANELS if isinstance(plan, UnitPlan) else {name: PANELS[name] for name in BY_HAND}
+    chosen = state.choice("panel") if state.choice("panel") in panels else BY_HAND[0]
+    st.segmented_control(
+        "Beside the mouse",
+        list(panels),
+        key=state.control("panel", chosen),
+        format_func=lambda name: panels[name][0],
+        on_change=state.keep("panel", "panel"),
+        required=True,
+        label_visibility="collapsed",
     )
-    st.caption(
-        "Each column is a layer, its units sorted by importance; what lies under the red line is "
-        "gone. Attention shows query heads: those of a group that leaves go with it, whatever they "
-        "are worth themselves."
-    )
-
-
-def draw_shares(model: OnBench, recipe: Recipe) -> None:
-    """Draw what fraction of the single weights leaves every site."""
-    places = places_of(model, recipe)
-    lanes = {
-        kind: {p.key.layer: p.snap(recipe.at(p.key)) for p in places if p.key.kind is kind}
-        for kind in SiteKind
-    }
-    st.plotly_chart(
-        figures.shares(lanes[SiteKind.ATTENTION], lanes[SiteKind.MLP], model.anatomy.layers),
-        key="shares",
-        config={"displayModeBar": False},
-        alt="The fraction of weights that becomes zero at every site",
-    )
-    st.caption(
-        "The fraction of weights that becomes zero. They stay where they are and are multiplied "
-        "like any other: nothing gets smaller or faster by itself. Which ones go is chosen when "
-        "the recipe is measured, layer by layer."
-    )
-
-
-def _kept_first(scores: SiteScores, plan: SitePlan) -> npt.NDArray[np.float32]:
-    """Return a site's scores, those that stay before those that go, each falling."""
-    values = scores.ranked.numpy()
-    stays = np.zeros(len(values), bool)
-    stays[plan.kept[Part.CHANNEL if scores.heads is None else Part.QUERY_HEAD].numpy()] = True
-    return np.concatenate([-np.sort(-values[stays]), -np.sort(-values[~stays])])
-
-
-def _gone(plan: SitePlan) -> float:
-    """Return the fraction of units, or of query heads, that leaves a site."""
-    site, width = plan.site, plan.width
-    if site.key.kind is SiteKind.MLP:
-        return 1 - width.units / site.units
-    return 1 - width.units * width.heads / (site.units * site.heads_per_unit)
+    panels[chosen][1](model, recipe, plan)
 
 
 def draw_scoring(model: OnBench, recipe: Recipe) -> None:
@@ -197,13 +163,10 @@ if resolved is None and present.pattern == STRUCTURED:
 else:
     numbers_panel(bench, present, resolved)
     draw_sharing(bench, present, resolved)
-    map_side, slider_side = st.columns([1, 1], gap="medium")
-    with map_side:
-        if isinstance(resolved, UnitPlan):
-            draw_map(resolved)
-            draw_repair(bench, present)
-        else:
-            draw_shares(bench, present)
-    with slider_side:
-        draw_sites(bench, present, resolved)
+    draw_shape(bench, present, resolved)
+    if isinstance(resolved, UnitPlan):
+        draw_repair(bench, present)
+    else:
+        st.caption(WEIGHTS)
+    draw_panels(bench, present, resolved)
     writing_panel(bench, present)

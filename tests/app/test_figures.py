@@ -5,6 +5,8 @@ import json
 import numpy as np
 
 from app import figures
+from pruning_core.planning.curves import Curve
+from pruning_core.recipe import SiteKey, SiteKind
 
 
 def test_binned_averages_neighbours_and_keeps_short_vectors() -> None:
@@ -18,20 +20,32 @@ def test_columns_leaves_gaps_below_shorter_layers() -> None:
     assert np.isnan(stacked[2, 1])
 
 
-def test_cut_map_greys_exactly_what_goes() -> None:
-    ones = np.ones((10, 2), np.float32)
-    figure = figures.cut_map(ones, ones, [0, 1], [0, 1], [0.5, 1.0], [1.0, 0.0])
-    bars = [trace for trace in figure.data if trace.type == "bar"]
-    attention, mlp = bars
-    assert list(attention.y) == [0, 10]
-    assert list(mlp.y) == [5, 0]
-    assert list(mlp.base) == [4.5, 9.5]
+def test_levels_are_bytes_on_one_scale_with_the_mean_in_the_middle() -> None:
+    rising = np.array([0.1, 0.5, 1.0, 2.0, 10.0], np.float32)
+    one, two, none = figures.levels([rising, np.ones(3, np.float32), np.zeros(2, np.float32)], 128)
+    assert one.dtype == np.uint8
+    assert one.tolist() == sorted(one.tolist())
+    assert (one[0], one[-1]) == (0, 255)
+    assert {*two.tolist()} == {one[2]} <= {127, 128}
+    assert none.tolist() == [0, 0]
 
 
-def test_the_cut_map_of_a_model_with_one_lane_has_one_lane() -> None:
-    none = np.zeros((0, 0), np.float32)
-    figure = figures.cut_map(none, np.ones((3, 2), np.float32), [], [0, 1], [], [1, 1])
-    assert sum(trace.type == "heatmap" for trace in figure.data) == 1
+def test_levels_have_at_most_so_many_bins() -> None:
+    (level,) = figures.levels([np.linspace(1, 2, 1536, dtype=np.float32)], 128)
+    assert level.shape == (128,)
+
+
+def test_sensitivity_leaves_gaps_where_nothing_was_measured() -> None:
+    curves = {
+        SiteKey(0, SiteKind.MLP): Curve(((0.5, 0.1), (1.0, 2.0))),
+        SiteKey(1, SiteKind.MLP): Curve(((0.5, 0.3),)),
+    }
+    figure = figures.sensitivity(curves, 2)
+    attention, mlp = (trace for trace in figure.data if trace.type == "heatmap")
+    assert attention.z.shape == (0, 2)
+    assert mlp.customdata[0].tolist() == [0.1, 0.3]
+    assert np.isnan(mlp.z[1][1])
+    assert list(mlp.y) == ["50 %", "100 %"]
 
 
 def test_maps_share_one_scale_and_zero_does_not_break_it() -> None:

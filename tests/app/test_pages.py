@@ -17,7 +17,7 @@ from pruning_core.recipe import STRUCTURED, Repair, Scoring, SiteKey, SiteKind
 from tests.app.conftest import CALIBRATION
 
 MAIN = Path(__file__).parents[2] / "app" / "main.py"
-PAGES = ("model", "importance", "fusion", "tune", "compare")
+PAGES = ("model", "importance", "fusion", "tune", "compare", "runs", "present")
 
 
 def new_tab() -> AppTest:

@@ -11,7 +11,9 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
@@ -25,11 +27,17 @@ QUIET = ["--no-sandbox", "--disable-background-networking", "--disable-component
 @pytest.fixture(scope="session")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Serve the app and return its address."""
+    with serve("app/main.py", tmp_path_factory.mktemp("server") / "log") as address:
+        yield address
+
+
+@contextmanager
+def serve(script: str, log: Path) -> Iterator[str]:
+    """Run a Streamlit script on a free port, and hand out its address."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    log = tmp_path_factory.mktemp("server") / "log"
-    command = [sys.executable, "-m", "streamlit", "run", "app/main.py", f"--server.port={port}"]
+    command = [sys.executable, "-m", "streamlit", "run", script, f"--server.port={port}"]
     with log.open("w") as output:
         server = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output)
         try:
@@ -57,14 +65,21 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def page(browser: Browser, address: str) -> Iterator[Page]:
-    """Open the app in a fresh tab that notes every request and every console error."""
-    context = browser.new_context(viewport={"width": 1440, "height": 1200})
+    """Open the app in a fresh tab."""
+    with open_tab(browser, address) as tab:
+        yield tab
+
+
+@contextmanager
+def open_tab(browser: Browser, address: str, path: str = "", **options: Any) -> Iterator[Page]:
+    """Open a page in a fresh context and hold that it asks no other machine and logs no error."""
+    context = browser.new_context(**{"viewport": {"width": 1440, "height": 1200}, **options})
     tab = context.new_page()
     outside: list[str] = []
     errors: list[str] = []
     tab.on("request", lambda request: outside.append(request.url))
     tab.on("console", lambda line: errors.append(line.text) if line.type == "error" else None)
-    tab.goto(address)
+    tab.goto(address + path)
     yield tab
     context.close()
     strangers = [url for url in outside if not url.startswith((address, "data:", "blob:", "ws:"))]

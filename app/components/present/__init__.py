@@ -1,0 +1,1 @@
+"""Pieces of the Present page: the recipe of Tune in plain words."""
