@@ -300,36 +300,50 @@ def _bar(limit: float) -> dict[str, object]:
 def sensitivity(curves: Mapping[SiteKey, Curve], layers: int) -> go.Figure:
     """Draw how the loss answers to pruning one site alone: layers across, sparsity up.
 
+    Colours are read off the curves, up to the highest point that is measured; dots are the points.
+
     Args:
-        curves: by site; cells of points that are not measured yet stay empty.
+        curves: by site.
         layers: how many there are.
     """
     figure = make_subplots(
         rows=1,
         cols=2,
-        horizontal_spacing=0.06,
+        shared_yaxes=True,
+        horizontal_spacing=0.03,
         subplot_titles=[lane_name(kind) for kind in SiteKind],
     )
+    rows = np.arange(5, 101, 5) / 100
     for column, kind in enumerate(SiteKind, start=1):
-        lane = {key.layer: dict(curve.points) for key, curve in curves.items() if key.kind is kind}
-        rows = sorted({sparsity for points in lane.values() for sparsity in points})
-        cells = [[lane.get(layer, {}).get(row, np.nan) for layer in range(layers)] for row in rows]
-        increases = np.array(cells).reshape(len(rows), layers)
+        increases = np.full((len(rows), layers), np.nan)
+        dots = []
+        for key, curve in curves.items():
+            if key.kind is kind and curve.points:
+                known = rows <= curve.points[-1][0] + 1e-9
+                increases[known, key.layer] = curve.at(rows[known])
+                dots += [(key.layer, 100 * sparsity) for sparsity, _ in curve.points]
         with np.errstate(invalid="ignore"):
             logs = np.log10(np.clip(increases, 1e-3, None))
-        figure.add_trace(
-            go.Heatmap(
-                z=logs,
-                x=list(range(layers)),
-                y=[f"{100 * row:.0f} %" for row in rows],
-                customdata=increases,
-                coloraxis="coloraxis",
-                hovertemplate="layer %{x}, %{y} removed: %{customdata:+.4f} nats<extra></extra>",
-            ),
-            row=1,
-            col=column,
+        heatmap = go.Heatmap(
+            z=logs,
+            x=list(range(layers)),
+            y=100 * rows,
+            customdata=increases,
+            coloraxis="coloraxis",
+            hovertemplate="layer %{x}, %{y} % removed: %{customdata:+.4f} nats<extra></extra>",
         )
-    figure = layout(figure, 300, x="layer")
+        points = go.Scatter(
+            x=[layer for layer, _ in dots],
+            y=[height for _, height in dots],
+            mode="markers",
+            marker={"size": 4, "color": "rgba(255, 255, 255, 0.75)"},
+            hoverinfo="skip",
+            showlegend=False,
+        )
+        figure.add_traces([heatmap, points], rows=1, cols=column)
+    layout(figure, 320, x="layer")
+    figure.update_xaxes(range=[-0.5, layers - 0.5])
+    figure.update_yaxes(range=[2.5, 102.5], ticksuffix=" %", title_text="removed", row=1, col=1)
     return figure.update_layout(
         margin={"t": 30},
         coloraxis={

@@ -35,17 +35,22 @@ def test_levels_have_at_most_so_many_bins() -> None:
     assert level.shape == (128,)
 
 
-def test_sensitivity_leaves_gaps_where_nothing_was_measured() -> None:
+def test_sensitivity_is_drawn_as_far_as_it_was_measured() -> None:
     curves = {
-        SiteKey(0, SiteKind.MLP): Curve(((0.5, 0.1), (1.0, 2.0))),
+        SiteKey(0, SiteKind.MLP): Curve(((0.5, 0.25), (1.0, 1.0))),
         SiteKey(1, SiteKind.MLP): Curve(((0.5, 0.3),)),
+        SiteKey(1, SiteKind.ATTENTION): Curve(),
     }
     figure = figures.sensitivity(curves, 2)
     attention, mlp = (trace for trace in figure.data if trace.type == "heatmap")
-    assert attention.z.shape == (0, 2)
-    assert mlp.customdata[0].tolist() == [0.1, 0.3]
-    assert np.isnan(mlp.z[1][1])
-    assert list(mlp.y) == ["50 %", "100 %"]
+    assert np.isnan(attention.z).all()
+    half, whole = 9, 19
+    assert [mlp.y[half], mlp.y[whole]] == [50, 100]
+    np.testing.assert_allclose(mlp.customdata[[half, whole, 13], 0], [0.25, 1.0, 0.7**2])
+    assert np.isfinite(mlp.z[: half + 1, 1]).all()
+    assert np.isnan(mlp.z[half + 1 :, 1]).all()
+    dots = [trace for trace in figure.data if trace.type == "scatter"][1]
+    assert [*zip(dots.x, dots.y, strict=True)] == [(0, 50), (0, 100), (1, 50)]
 
 
 def test_maps_share_one_scale_and_zero_does_not_break_it() -> None:
