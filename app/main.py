@@ -5,8 +5,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-# `streamlit run` puts only this folder on the path; the packages are beside it.
-sys.path.insert(0, str(Path(__file__).parents[1]))
+# `streamlit run` puts only this folder on the path; the packages are beside it. Once is enough,
+# though this script runs again and again.
+if str(Path(__file__).parents[1]) not in sys.path:
+    sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import streamlit as st
 

@@ -127,20 +127,27 @@ def change_sparsity(model: OnBench, sparsity: Mapping[SiteKey, float]) -> None:
     change(model, recipe(model).with_sparsity(sparsity))
 
 
-def toggle_lock(model: OnBench, site: SiteKey) -> None:
+def set_lock(model: OnBench, site: SiteKey, locked: bool) -> None:
     """Lock a site, or unlock it."""
     present = recipe(model)
-    change(model, replace(present, locks=present.locks ^ {site}))
+    others = present.locks - {site}
+    change(model, replace(present, locks=others | {site} if locked else others))
 
 
-def undo(model: OnBench) -> None:
-    """Go back to the recipe before."""
-    _history(model).undo()
+def undo(model: OnBench, drawn: Recipe) -> None:
+    """Go back to the recipe before the one that was on screen.
+
+    Once only: a browser tells of a click anew with every fragment that polls before the click's own
+    message has left.
+    """
+    if recipe(model) == drawn:
+        _history(model).undo()
 
 
-def redo(model: OnBench) -> None:
-    """Take back an undo."""
-    _history(model).redo()
+def redo(model: OnBench, drawn: Recipe) -> None:
+    """Take back an undo, once only for one recipe on screen; see `undo`."""
+    if recipe(model) == drawn:
+        _history(model).redo()
 
 
 def take_stroke(
@@ -234,9 +241,11 @@ def set_setting(estimator: str, name: str, value: Scalar) -> None:
 def submit(ask: Callable[[], Job[Any]]) -> None:
     """Ask the engine for a job and follow it: it shows in the sidebar until it ends.
 
-    A refusal (the queue is full) is shown like any other failure.
+    A refusal (the queue is full) is shown like any other failure. What was told since the page was
+    last drawn stays: nobody has read it yet.
     """
-    dismiss()
+    if not _tab().told:
+        dismiss()
     try:
         job = ask()
     except PrunescopeError as error:
@@ -264,7 +273,7 @@ def drawing() -> Iterator[None]:
     try:
         yield
     finally:
-        tab.drawing = False
+        tab.drawing = tab.told = False
 
 
 def refresh() -> None:
@@ -358,7 +367,7 @@ def dismiss() -> None:
 
 def warn(sentence: str) -> None:
     """Show a sentence at the top of the page that comes next."""
-    _tab().notice = sentence
+    _tab().notice, _tab().told = sentence, True
 
 
 # Small choices.

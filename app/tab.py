@@ -68,3 +68,4 @@ class Tab:
     stale: bool = False
     checked: str | None = None
     notice: str | None = None
+    told: bool = False

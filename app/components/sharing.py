@@ -85,7 +85,7 @@ def draw_sharing(model: OnBench, recipe: Recipe, plan: Plan | None) -> None:
             icon=":material/undo:",
             help="Undo",
             key="undo",
-            on_click=lambda: state.undo(model),
+            on_click=lambda: state.undo(model, recipe),
             disabled=not state.can_undo(model),
         )
         st.button(
@@ -93,7 +93,7 @@ def draw_sharing(model: OnBench, recipe: Recipe, plan: Plan | None) -> None:
             icon=":material/redo:",
             help="Redo",
             key="redo",
-            on_click=lambda: state.redo(model),
+            on_click=lambda: state.redo(model, recipe),
             disabled=not state.can_redo(model),
         )
 

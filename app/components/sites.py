@@ -50,7 +50,7 @@ def _draw_site(model: OnBench, recipe: Recipe, place: Place, plan: Plan | None) 
         key=f"lock-{key}",
         help="Unlock" if locked else "Lock: masters and presets leave this site alone",
         type="tertiary",
-        on_click=lambda: state.toggle_lock(model, key),
+        on_click=lambda: state.set_lock(model, key, not locked),
     )
 
 

@@ -196,8 +196,9 @@ class Editor {
     this.svg.onlostpointercapture = (event) => this.release(event);
     this.svg.onpointerleave = () => this.hover(null);
     this.root.onkeydown = (event) => this.pressKey(event);
-    this.root.onfocusin = (event) => this.focused(event);
-    this.root.onfocusout = () => this.cutKeysShort();
+    // There are no handler properties for these two.
+    this.root.addEventListener("focusin", (event) => this.focused(event));
+    this.root.addEventListener("focusout", () => this.cutKeysShort());
     this.choose(this.mode);
   }
 
