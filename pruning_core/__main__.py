@@ -4,8 +4,10 @@
         --protocol wikitext2 --json run.json
     python -m pruning_core compare demo --estimators fine,coarse,random --sparsity 0.2 --seeds 3
     python -m pruning_core survey demo --corpus c4 --protocol wikitext2 --json survey.json
+    python -m pruning_core evaluate demo --protocol wikitext2 --tasks piqa,arc_easy --limit 200
     python -m pruning_core importance demo --estimator fine --out fine.safetensors
     python -m pruning_core inspect demo
+    python -m pruning_core export demo --recipe run.json --format per-layer --out pruned
     python -m pruning_core runs
     python -m pruning_core methods
 
@@ -21,15 +23,27 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pruning_core.commands import compare, importance, inspect, methods, prune, runs, survey
+from pruning_core.commands import (
+    compare,
+    evaluate,
+    export,
+    importance,
+    inspect,
+    methods,
+    prune,
+    runs,
+    survey,
+)
 from pruning_core.errors import MEMORY_CURE, PrunescopeError, memory_ran_out
 
 COMMANDS = {
     "prune": prune,
     "compare": compare,
     "survey": survey,
+    "evaluate": evaluate,
     "importance": importance,
     "inspect": inspect,
+    "export": export,
     "runs": runs,
     "methods": methods,
 }

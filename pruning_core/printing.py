@@ -160,6 +160,123 @@ def print_saved(report: Mapping[str, Any]) -> None:
         print("\n* none measured alike is both smaller and better")
 
 
+def print_evaluation(report: Mapping[str, Any]) -> None:
+    """Print what ``evaluate`` measured: a line for each number, its interval behind it."""
+    recipe = "" if report["digest"] is None else f" · recipe {report['digest']}"
+    print(f"\n{report['model']} · {report['dtype']} on {report['device']}{recipe}")
+    for name, found in report["protocols"].items():
+        print(f"\n{name}")
+        if "error" in found:
+            print(fill(found["error"], 98, initial_indent="  ", subsequent_indent="  "))
+            continue
+        print(
+            f"  {found['title']} · {found['source']} · {found['windows']:,} windows, "
+            f"{found['tokens']:,} tokens scored, begin-of-text {found['bos']}"
+        )
+        if found["leaked"]:
+            print("  LEAK: calibration and measurement text overlap; these numbers flatter.")
+        for side in ("dense", "pruned"):
+            if side in found:
+                print(f"  {side:<8}{'perplexity':<22}{_between(found[side]['perplexity'], '.3f')}")
+                print(f"  {side:<8}{'next-token accuracy':<22}{_between(found[side]['accuracy'])}")
+        if "delta" in found:
+            for what, title, form in _DELTAS:
+                if what in found["delta"]:
+                    print(f"  {'delta':<8}{title:<22}{_judged(found['delta'][what], form)}")
+            close = found["agreement"]
+            print(f"  {'both':<8}{'KL divergence, nats':<22}{_between(close['divergence'], '.4f')}")
+            print(f"  {'both':<8}{'same prediction':<22}{_between(close['same_prediction'])}")
+    for name, found in report["tasks"].items():
+        print(f"\n{name}")
+        if "error" in found:
+            print(fill(found["error"], 98, initial_indent="  ", subsequent_indent="  "))
+            continue
+        drawn = "" if found["sample"] is None else f" drawn with seed {found['sample']}"
+        print(
+            f"  {found['title']} · {found['source']} · {found['items']:,} of {found['of']:,} items"
+            f"{drawn}, no examples given, scored by {found['scorer']}"
+        )
+        if found["note"]:
+            print(fill(found["note"], 98, initial_indent="  ", subsequent_indent="  "))
+        if found["leaked"]:
+            print("  LEAK: calibration text and items overlap; these numbers flatter.")
+        for metric in found["dense"]:
+            for side in ("dense", "pruned"):
+                if side in found:
+                    print(f"  {side:<8}{metric:<22}{_between(found[side][metric])}")
+            if "delta" in found:
+                print(f"  {'delta':<8}{metric:<22}{_judged(found['delta'][metric], '+.2%')}")
+        print(f"  {'chance':<30}{found['chance']:.2%}")
+    print(
+        "\nIn brackets: 95 % bootstrap intervals; deltas are paired, on the same windows or items."
+    )
+
+
+_DELTAS = (
+    ("perplexity_ratio", "perplexity, times", ".4f"),
+    ("accuracy", "next-token accuracy", "+.2%"),
+)
+"""What is told of a difference: its name, its title and the form of its numbers."""
+
+
+def _between(interval: Mapping[str, float | None], form: str = ".2%") -> str:
+    """Return a number and its interval as text."""
+    value, low, high = (interval[name] for name in ("value", "low", "high"))
+    if value is None:
+        return "overflow"
+    if low is None or high is None:
+        return f"{value:{form}}  [no interval]"
+    return f"{value:{form}}  [{low:{form}}, {high:{form}}]"
+
+
+def _judged(interval: Mapping[str, Any], form: str) -> str:
+    """Return a difference, its interval, and whether it is more than noise."""
+    verdict = "beyond noise" if interval["beyond_noise"] else "within noise"
+    return f"{_between(interval, form)}  {verdict}"
+
+
+def print_preflights(report: Mapping[str, Any]) -> None:
+    """Print what each export format would do with a plan."""
+    for found in report["formats"]:
+        _print_preflight(found)
+
+
+def print_export(report: Mapping[str, Any]) -> None:
+    """Print what was exported, and what the proof found."""
+    _print_preflight(report["preflight"])
+    proof = report["proof"]
+    if "read_back" in proof:
+        print(f"Proof: read back and found equal: {proof['read_back']}.")
+    else:
+        tokens = "equal" if proof["tokens_equal"] else "different where two were as likely"
+        versions = proof["versions"]
+        print(
+            f"Proof: loaded as {proof['class']} in a fresh process without Prunescope "
+            f"(transformers {versions['transformers']}): logits differ by at most "
+            f"{proof['max_logit_difference']:.3g}, the {proof['tokens_compared']} greedy tokens "
+            f"are {tokens}."
+        )
+    print(f"Written: {_plain(report['folder'])}")
+
+
+def _print_preflight(found: Mapping[str, Any]) -> None:
+    print(f"\n{found['format']}: {found['title']}")
+    if not found["possible"]:
+        _print_indented(f"not possible. {found['reason']}")
+        return
+    print(
+        f"  {found['bytes'] / 1e6:,.1f} MB of weights, {found['saves']:.1%} less than dense "
+        f"({found['dense_bytes'] / 1e6:,.1f} MB)"
+    )
+    _print_indented(f"opens in: {', '.join(found['opens'])}")
+    for sentence in found["notes"]:
+        _print_indented(sentence)
+
+
+def _print_indented(sentence: str) -> None:
+    print(fill(sentence, 98, initial_indent="  ", subsequent_indent="  "))
+
+
 _SITES = {"attention": "query heads", "mlp": "MLP channels"}
 """What is compared at a kind of site."""
 

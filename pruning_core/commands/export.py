@@ -1,0 +1,144 @@
+"""``export``: write a pruned model in a form that other software opens, and prove it."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pruning_core.commands.bench import load_model
+from pruning_core.commands.options import model_options, read_recipe
+from pruning_core.commands.output import emit, narrator
+from pruning_core.errors import PrunescopeError
+from pruning_core.history import FORMAT, parse
+from pruning_core.printing import print_export, print_preflights
+from pruning_core.recipe import PatternKind, Recipe
+
+if TYPE_CHECKING:
+    from pruning_core.model.loading import LoadedModel
+    from pruning_core.planning.plan import Plan
+    from pruning_core.progress import Tick
+    from pruning_core.surgery.workbench import Workbench
+
+HELP = "write a pruned model in a form that other software opens, and prove it"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declare what the command takes."""
+    model_options(parser)
+    parser.add_argument(
+        "--recipe",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="what to prune: a recipe, or a saved run, whose numbers go into the model card",
+    )
+    parser.add_argument("--format", help="plain, padded, per-layer, gguf or masks")
+    parser.add_argument(
+        "--out", dest="folder", type=Path, metavar="DIR", help="the folder to write"
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace an earlier export that lies there"
+    )
+    parser.add_argument(
+        "--max-shard-size",
+        type=float,
+        default=5.0,
+        metavar="GB",
+        help="gigabytes of weights in one file at the most (default: 5)",
+    )
+    parser.add_argument(
+        "--check-only",
+        action="store_true",
+        help="say what each format would do with this plan, and write nothing",
+    )
+
+
+def run(options: argparse.Namespace) -> None:
+    """Prune a model and write it, or say what writing it would do.
+
+    Raises:
+        PrunescopeError: for anything in the input that cannot be done, and if the proof fails.
+    """
+    from pruning_core.export.card import numbers
+    from pruning_core.export.exporting import export, preflights
+    from pruning_core.export.folder import demand_place
+    from pruning_core.export.format import Subject
+    from pruning_core.export.formats import format_named
+    from pruning_core.export.shelf import Shelf
+    from pruning_core.runs import as_json
+    from pruning_core.surgery.workbench import Workbench
+
+    # Everything that can be refused without the model is, before it is loaded.
+    recipe = read_recipe(options)
+    assert recipe is not None
+    measured = _run_in(options.recipe)
+    if measured is not None:
+        numbers(measured)
+    if options.format is not None:
+        format_named(options.format)
+    if not options.check_only:
+        if options.format is None or options.folder is None:
+            raise PrunescopeError(
+                "An export needs --format and --out; --check-only says what each format would do."
+            )
+        if not options.max_shard_size > 0:
+            raise PrunescopeError("--max-shard-size must be more than 0 gigabytes.")
+        demand_place(options.folder, overwrite=options.overwrite)
+
+    tick = narrator()
+    loaded = load_model(options, recipe.scoring.calibration, tick)
+    bench = Workbench(loaded.model)
+    plan = _plan(loaded, bench, recipe, tick)
+    source = Path(loaded.model.config.name_or_path or "")
+    subject = Subject(
+        shelf=Shelf.of(bench, plan),
+        tokenizer=loaded.tokenizer,
+        model=str(loaded.ref),
+        fingerprint=loaded.fingerprint,
+        source=source if source.name and source.is_dir() else None,
+        run=measured,
+    )
+    if options.check_only:
+        found = {"formats": [preflight.as_dict() for preflight in preflights(subject)]}
+        emit(options.json, lambda: as_json(found), lambda: print_preflights(found))
+        return
+    done = export(
+        subject,
+        options.format,
+        options.folder,
+        overwrite=options.overwrite,
+        largest_shard=int(options.max_shard_size * 1e9),
+        tick=tick,
+    ).as_dict()
+    emit(options.json, lambda: as_json(done), lambda: print_export(done))
+
+
+def _run_in(path: Path) -> dict[str, Any] | None:
+    """Return the run that a file holds, as plain values; None for a recipe."""
+    values = parse(path.read_text(encoding="utf-8"))
+    return values if isinstance(values, dict) and values.get("format") == FORMAT else None
+
+
+def _plan(loaded: LoadedModel, bench: Workbench, recipe: Recipe, tick: Tick) -> Plan:
+    """Score and plan as ``prune`` does."""
+    from pruning_core.importance.evidence import evidence_for
+    from pruning_core.importance.scoring import score
+    from pruning_core.planning.plan import check_recipe, make_plan
+    from pruning_core.planning.thinning import thin
+
+    check_recipe(recipe, loaded.fingerprint, bench.anatomy)
+    evidence = evidence_for(
+        loaded.model, loaded.tokenizer, bench.anatomy, recipe.scoring.calibration, tick
+    )
+    if recipe.pattern.kind is PatternKind.STRUCTURED:
+        scores = score(recipe.scoring, evidence, loaded.fingerprint)
+        return make_plan(recipe, scores, bench.anatomy)
+    return thin(
+        recipe,
+        loaded.fingerprint,
+        loaded.model,
+        bench.anatomy,
+        lambda: evidence.windows,
+        tick=tick,
+    )
