@@ -153,6 +153,19 @@ def test_locked_layers_stay(tab: Page) -> None:
     assert kept(tab)["locks"] == [], "a stroke does to all what it does to the first"
 
 
+def test_shift_locks_whole_layers(tab: Page) -> None:
+    choose(tab, "Lock")
+    tab.keyboard.down("Shift")
+    drag(tab, spot(tab, "6.mlp", 0.5), spot(tab, "7.mlp", 0.5))
+    tab.keyboard.up("Shift")
+    settled(tab, 1)
+    both = ["6.attention", "6.mlp", "7.attention", "7.mlp"]
+    assert kept(tab)["locks"] == both
+    column(tab, "7.mlp").press("Shift+Space")
+    settled(tab, 2)
+    assert kept(tab)["locks"] == both[:2]
+
+
 def test_brush_a_range_and_move_it(tab: Page) -> None:
     drag(tab, spot(tab, "10.mlp", 0.2), spot(tab, "13.mlp", 0.5))
     shape = settled(tab, 1)

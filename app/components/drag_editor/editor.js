@@ -29,7 +29,7 @@ const MODES = {
   },
   lock: {
     title: "Lock",
-    hint: "Click or drag over layers to lock them, or to let them go.",
+    hint: "Click or drag over layers to lock them, or to let them go; hold Shift for both lanes.",
     icon: "M4 7.5h8v6H4zM5.5 7.5V5a2.5 2.5 0 0 1 5 0v2.5",
   },
 };
@@ -612,7 +612,8 @@ class Editor {
     } catch {
       // The pointer is gone already; its release will come as a cancel.
     }
-    this.drag = { mode: this.mode, pointer: event.pointerId, lane, last: place, travelled: 0 };
+    const whole = event.shiftKey; // of a lock: meant for both sites of a layer
+    this.drag = { mode: this.mode, pointer: event.pointerId, lane, last: place, travelled: 0, whole };
     this[`press${MODES[this.mode].title}`](place);
     this.paint();
   }
@@ -729,9 +730,17 @@ class Editor {
 
   dragLock(place) {
     for (const { column } of this.crossed(this.drag.lane, this.drag.last, place)) {
-      this.setLock(column, this.drag.locked);
+      for (const each of this.layerOf(column, this.drag.whole)) {
+        this.setLock(each, this.drag.locked);
+      }
       this.talk(column);
     }
+  }
+
+  // What is meant by a column: itself, or its whole layer.
+  layerOf(column, whole) {
+    if (!whole) return [column];
+    return [...this.columns.values()].filter(({ layer }) => layer === column.layer);
   }
 
   // Keyboard.
@@ -772,7 +781,8 @@ class Editor {
       this.walk(column, key === "ArrowLeft" ? -1 : 1, shiftKey);
     } else if (key === " ") {
       const locked = !column.locked;
-      const meant = this.inSelection(column) ? this.selected() : [column];
+      const chosen = this.inSelection(column) ? this.selected() : [column];
+      const meant = chosen.flatMap((each) => this.layerOf(each, shiftKey));
       for (const each of meant) this.setLock(each, locked);
       this.endKeys();
     } else return false;
