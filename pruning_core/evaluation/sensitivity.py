@@ -27,6 +27,9 @@ from pruning_core.recipe import SiteKey, SiteKind
 REFINEMENTS = 90
 """Points that are measured where curves are steepest."""
 
+FIRST = 2
+"""Levels without which nothing is predicted: a solver would go where curves are not known."""
+
 PRACTICE = 40
 """Recipes to practise on."""
 
@@ -40,7 +43,7 @@ class Sensitivity:
     Attributes:
         curves: what each site costs alone.
         observed: recipes that were measured, practice and real ones.
-        predictor: what both teach by now; None until every site has a point.
+        predictor: what both teach by now; None until the first `FIRST` levels are measured.
     """
 
     def __init__(
@@ -124,7 +127,9 @@ class Sensitivity:
             self._learn()
 
     def _learn(self) -> None:
-        if self.curves is not None and all(c.points for c in self.curves.sites.values()):
+        if self.curves is None:
+            return
+        if not missing(self.curves, self._anatomy, self._levels[:FIRST]):
             self.predictor = fit(self.curves, self.observed)
 
     def _measure(self, sparsity: Mapping[SiteKey, float]) -> float:

@@ -18,8 +18,9 @@ import numpy.typing as npt
 from pruning_core.model.anatomy import Anatomy, Site
 from pruning_core.recipe import SiteKey
 
-LEVELS = (0.5, 0.25, 1.0, 0.75)
-"""The sparsities of a curve, in the order in which they are measured: the shape shows early."""
+LEVELS = (1.0, 0.5, 0.25, 0.75)
+"""The sparsities of a curve, in the order in which they are measured: its end first, since beyond
+its last point nothing is known, and then its shape."""
 
 
 @dataclass(frozen=True)
