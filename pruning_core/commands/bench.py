@@ -7,12 +7,22 @@ from typing import TYPE_CHECKING
 
 from pruning_core.commands.output import note
 from pruning_core.progress import Tick, silent
-from pruning_core.recipe import STRUCTURED, Calibration, Pattern, PatternKind, Scoring, SiteKey
+from pruning_core.recipe import (
+    STRUCTURED,
+    Calibration,
+    Pattern,
+    PatternKind,
+    Recipe,
+    Scoring,
+    SiteKey,
+)
 
 if TYPE_CHECKING:
     from pruning_core.importance.map import ImportanceMap
     from pruning_core.model.loading import LoadedModel
     from pruning_core.planning.allocation import Allocation
+    from pruning_core.planning.plan import Plan
+    from pruning_core.surgery.workbench import Workbench
 
 MISSED = 0.005
 """A reached sparsity this far from the asked one is told."""
@@ -93,3 +103,31 @@ def allotted(
             f"pruned: {reached:.2%} is, and is measured."
         )
     return shares, maps
+
+
+def planned(loaded: LoadedModel, bench: Workbench, recipe: Recipe, tick: Tick = silent) -> Plan:
+    """Score and resolve a recipe as ``prune`` does; the model is dense before and after.
+
+    Raises:
+        PrunescopeError: if the recipe cannot be carried out on the model.
+    """
+    from pruning_core.importance.evidence import evidence_for
+    from pruning_core.importance.scoring import score
+    from pruning_core.planning.plan import check_recipe, make_plan
+    from pruning_core.planning.thinning import thin
+
+    check_recipe(recipe, loaded.fingerprint, bench.anatomy)
+    evidence = evidence_for(
+        loaded.model, loaded.tokenizer, bench.anatomy, recipe.scoring.calibration, tick
+    )
+    if recipe.pattern.kind is PatternKind.STRUCTURED:
+        scores = score(recipe.scoring, evidence, loaded.fingerprint)
+        return make_plan(recipe, scores, bench.anatomy)
+    return thin(
+        recipe,
+        loaded.fingerprint,
+        loaded.model,
+        bench.anatomy,
+        lambda: evidence.windows,
+        tick=tick,
+    )

@@ -10,12 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pruning_core.commands.bench import load_model
+from pruning_core.commands.bench import load_model, planned
 from pruning_core.commands.options import model_options, read_choice, read_recipe
 from pruning_core.commands.output import emit, narrator, note
 from pruning_core.errors import PrunescopeError
 from pruning_core.printing import print_evaluation
-from pruning_core.recipe import Calibration, PatternKind, Recipe
+from pruning_core.recipe import Calibration, Recipe
 
 if TYPE_CHECKING:
     from pruning_core.calibration import Text
@@ -96,7 +96,7 @@ def run(options: argparse.Namespace) -> None:
     tick = narrator()
     loaded = load_model(options, recipe.scoring.calibration if recipe else Calibration(), tick)
     bench = Workbench(loaded.model)
-    plan = None if recipe is None else _plan(loaded, bench, recipe, tick)
+    plan = None if recipe is None else planned(loaded, bench, recipe, tick)
     report: dict[str, Any] = {
         "format": FORMAT,
         "model": str(loaded.ref),
@@ -144,30 +144,6 @@ def _names(text: str) -> list[str]:
     """Return the names of a comma-separated list, each once."""
     names = [name.strip() for name in text.split(",") if name.strip()]
     return [] if names == [NONE] else list(dict.fromkeys(names))
-
-
-def _plan(loaded: LoadedModel, bench: Workbench, recipe: Recipe, tick: Tick) -> Plan:
-    """Return what a recipe comes to; the model is dense before and after."""
-    from pruning_core.importance.evidence import evidence_for
-    from pruning_core.importance.scoring import score
-    from pruning_core.planning.plan import check_recipe, make_plan
-    from pruning_core.planning.thinning import thin
-
-    check_recipe(recipe, loaded.fingerprint, bench.anatomy)
-    evidence = evidence_for(
-        loaded.model, loaded.tokenizer, bench.anatomy, recipe.scoring.calibration, tick
-    )
-    if recipe.pattern.kind is PatternKind.STRUCTURED:
-        scores = score(recipe.scoring, evidence, loaded.fingerprint)
-        return make_plan(recipe, scores, bench.anatomy)
-    return thin(
-        recipe,
-        loaded.fingerprint,
-        loaded.model,
-        bench.anatomy,
-        lambda: evidence.windows,
-        tick=tick,
-    )
 
 
 @dataclass(frozen=True)

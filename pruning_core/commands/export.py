@@ -6,19 +6,15 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pruning_core.commands.bench import load_model
+from pruning_core.commands.bench import load_model, planned
 from pruning_core.commands.options import model_options, read_recipe
 from pruning_core.commands.output import emit, narrator
 from pruning_core.errors import PrunescopeError
 from pruning_core.history import FORMAT, parse
 from pruning_core.printing import print_export, print_preflights
-from pruning_core.recipe import PatternKind, Recipe
 
 if TYPE_CHECKING:
-    from pruning_core.model.loading import LoadedModel
-    from pruning_core.planning.plan import Plan
-    from pruning_core.progress import Tick
-    from pruning_core.surgery.workbench import Workbench
+    pass
 
 HELP = "write a pruned model in a form that other software opens, and prove it"
 
@@ -89,7 +85,7 @@ def run(options: argparse.Namespace) -> None:
     tick = narrator()
     loaded = load_model(options, recipe.scoring.calibration, tick)
     bench = Workbench(loaded.model)
-    plan = _plan(loaded, bench, recipe, tick)
+    plan = planned(loaded, bench, recipe, tick)
     source = Path(loaded.model.config.name_or_path or "")
     subject = Subject(
         shelf=Shelf.of(bench, plan),
@@ -118,27 +114,3 @@ def _run_in(path: Path) -> dict[str, Any] | None:
     """Return the run that a file holds, as plain values; None for a recipe."""
     values = parse(path.read_text(encoding="utf-8"))
     return values if isinstance(values, dict) and values.get("format") == FORMAT else None
-
-
-def _plan(loaded: LoadedModel, bench: Workbench, recipe: Recipe, tick: Tick) -> Plan:
-    """Score and plan as ``prune`` does."""
-    from pruning_core.importance.evidence import evidence_for
-    from pruning_core.importance.scoring import score
-    from pruning_core.planning.plan import check_recipe, make_plan
-    from pruning_core.planning.thinning import thin
-
-    check_recipe(recipe, loaded.fingerprint, bench.anatomy)
-    evidence = evidence_for(
-        loaded.model, loaded.tokenizer, bench.anatomy, recipe.scoring.calibration, tick
-    )
-    if recipe.pattern.kind is PatternKind.STRUCTURED:
-        scores = score(recipe.scoring, evidence, loaded.fingerprint)
-        return make_plan(recipe, scores, bench.anatomy)
-    return thin(
-        recipe,
-        loaded.fingerprint,
-        loaded.model,
-        bench.anatomy,
-        lambda: evidence.windows,
-        tick=tick,
-    )

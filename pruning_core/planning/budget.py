@@ -210,10 +210,7 @@ def _matrix_weights(site: Site, width: Width) -> int:
         Part.KV_HEAD: width.units,
         Part.QUERY_HEAD: width.units * width.heads,
     }
-    return sum(
-        coupling.slice_size * sum(counts[s.part] * s.width for s in coupling.segments)
-        for coupling in site.matrices
-    )
+    return site.matrix_weights(counts)
 
 
 def _measured(latency: Latency | None) -> Latency:

@@ -197,8 +197,7 @@ class UnitPlan(Plan):
     def removed_weights(self) -> int:
         """See `Plan`."""
         return sum(
-            _matrix_weights(plan.site, plan.site.counts)
-            - _matrix_weights(plan.site, plan.kept_counts)
+            plan.site.matrix_weights(plan.site.counts) - plan.site.matrix_weights(plan.kept_counts)
             for plan in self.sites.values()
         )
 
@@ -328,10 +327,3 @@ def _signature(site: Site, kept: Mapping[Part, torch.Tensor], means: torch.Tenso
     if means is not None:
         content.update(means.numpy().tobytes())
     return content.hexdigest()
-
-
-def _matrix_weights(site: Site, counts: Mapping[Part, int]) -> int:
-    return sum(
-        coupling.slice_size * sum(counts[s.part] * s.width for s in coupling.segments)
-        for coupling in site.matrices
-    )

@@ -189,6 +189,13 @@ class Site:
         """The couplings that take part in matrix products."""
         return tuple(coupling for coupling in self.couplings if coupling.is_matrix)
 
+    def matrix_weights(self, counts: Mapping[Part, int]) -> int:
+        """Return the weights in the site's matrices with so many items of each part."""
+        return sum(
+            coupling.slice_size * sum(counts[s.part] * s.width for s in coupling.segments)
+            for coupling in self.matrices
+        )
+
     @cached_property
     def parameters(self) -> int:
         """Parameters of the dense site."""
