@@ -11,7 +11,8 @@ import pytest
 
 from app.engine import ENGINE
 from app.results import OnBench
-from tests.app.test_pages import choose, new_tab, open_page, recipe, settle, shown
+from tests.app.tabs import new_tab, open_page, recipe, settle, shown
+from tests.app.test_pages import choose
 from tests.importance.test_adding_an_estimator import UNITS, WEIGHTS, add
 
 

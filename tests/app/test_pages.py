@@ -15,55 +15,21 @@ from app.engine import ENGINE
 from app.results import OnBench
 from pruning_core.recipe import STRUCTURED, Repair, Scoring, SiteKey, SiteKind
 from tests.app.conftest import CALIBRATION
+from tests.app.tabs import close, new_tab, open_page, recipe, settle, shown
 
-MAIN = Path(__file__).parents[2] / "app" / "main.py"
 PAGES = ("model", "importance", "fusion", "tune", "compare", "runs", "present")
-
-
-def new_tab() -> AppTest:
-    """Open the app in a tab that calibrates on little text."""
-    test = AppTest.from_file(MAIN, default_timeout=60).run()
-    assert not test.exception
-    tab = test.session_state["tab"]
-    tab.calibration = CALIBRATION
-    tab.histories.clear()
-    return test.run()
 
 
 @pytest.fixture
 def at(model: OnBench) -> Iterator[AppTest]:
     test = new_tab()
     yield test
-    ENGINE.jobs.cancel_owner(test.session_state["tab"].owner)
-
-
-def open_page(at: AppTest, name: str) -> AppTest:
-    at.switch_page(f"views/{name}.py").run()
-    assert not at.exception
-    return at
-
-
-def settle(at: AppTest) -> AppTest:
-    """Wait for this tab's jobs and draw again, as the polling fragment does."""
-    for job in list(at.session_state["tab"].jobs.values()):
-        assert job.wait(60)
-    at.run()
-    assert not at.exception
-    return at
-
-
-def shown(at: AppTest, name: str) -> str:
-    """Return the key of the widget that stands for a controlled value at the moment."""
-    return f"{name}#{at.session_state['tab'].revisions[name]}"
+    close(test)
 
 
 def upload(at: AppTest, content: bytes) -> None:
     at.get("file_uploader")[0].set_value(("recipe.json", content, "application/json")).run()
     assert not at.exception
-
-
-def recipe(at: AppTest, model: OnBench) -> object:
-    return at.session_state["tab"].histories[model.fingerprint].done[-1]
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -75,7 +41,7 @@ def test_every_page_draws(at: AppTest, name: str) -> None:
 def test_without_a_model_pages_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ENGINE, "_current", None)
     monkeypatch.setattr("app.state.autoload", lambda: None)
-    at = AppTest.from_file(MAIN, default_timeout=60).run()
+    at = new_tab()
     for name in PAGES[1:]:
         open_page(at, name)
         assert "no model on the bench" in at.info[0].value
@@ -98,7 +64,7 @@ def test_a_slider_changes_the_recipe_and_the_number(at: AppTest, model: OnBench)
     assert at.metric[0].value == words.perplexity(dense)
     at.slider(key=shown(at, "site-1.mlp")).set_value(75).run()
     settle(at)
-    assert recipe(at, model).at(SiteKey(1, SiteKind.MLP)) == 0.75  # type: ignore[attr-defined]
+    assert recipe(at, model).at(SiteKey(1, SiteKind.MLP)) == 0.75
     pruned = perplexity(at)
     assert pruned != dense
     at.button(key="undo").click().run()
@@ -122,8 +88,8 @@ def test_a_locked_site_stays_through_presets(at: AppTest, model: OnBench) -> Non
     at.slider(key=shown(at, "master")).set_value(30).run()
     at.button(key="preset-uniform").click().run()
     present = recipe(at, model)
-    assert present.at(SiteKey(2, SiteKind.MLP)) == 0.0  # type: ignore[attr-defined]
-    assert present.at(SiteKey(1, SiteKind.MLP)) > 0.0  # type: ignore[attr-defined]
+    assert present.at(SiteKey(2, SiteKind.MLP)) == 0.0
+    assert present.at(SiteKey(1, SiteKind.MLP)) > 0.0
     assert at.slider(key=shown(at, "site-2.mlp")).disabled
 
 
@@ -162,7 +128,7 @@ def test_a_recipe_comes_back_from_its_file(at: AppTest, model: OnBench) -> None:
     at.slider(key=shown(at, "site-0.mlp")).set_value(50).run()
     saved = recipe(at, model)
     at.button(key="preset-dense").click().run()
-    upload(at, saved.to_json().encode())  # type: ignore[attr-defined]
+    upload(at, saved.to_json().encode())
     assert recipe(at, model) == saved
     assert at.slider(key=shown(at, "site-0.mlp")).value == 50
 
@@ -183,7 +149,7 @@ def test_the_settings_of_an_estimator_change_what_ranks(at: AppTest, model: OnBe
     at.selectbox(key=shown(at, "ranked-by")).set_value("magnitude").run()
     at.selectbox(key=shown(at, "setting-magnitude-norm")).set_value("l1").run()
     assert not at.exception
-    assert recipe(at, model).scoring.params == (("norm", "l1"),)  # type: ignore[attr-defined]
+    assert recipe(at, model).scoring.params == (("norm", "l1"),)
     assert any(button.label == "Score Magnitude" for button in at.button)
 
 
@@ -192,8 +158,8 @@ def test_protecting_the_ends_keeps_them_dense(at: AppTest, model: OnBench) -> No
     at.slider(key=shown(at, "master")).set_value(20).run()
     at.button(key="preset-ends").click().run()
     present = recipe(at, model)
-    assert present.at(SiteKey(0, SiteKind.MLP)) == 0.0  # type: ignore[attr-defined]
-    assert present.at(SiteKey(3, SiteKind.MLP)) == 0.0  # type: ignore[attr-defined]
+    assert present.at(SiteKey(0, SiteKind.MLP)) == 0.0
+    assert present.at(SiteKey(3, SiteKind.MLP)) == 0.0
 
 
 def test_two_tabs_have_their_own_recipes(at: AppTest, model: OnBench) -> None:
@@ -289,7 +255,7 @@ def test_what_has_been_learned_so_far_can_be_kept(at: AppTest, model: OnBench) -
     assert f"{stop} steps. Stopped early, of 5000" in " ".join(c.value for c in at.caption)
     assert button(at, "Keep what is learned") is None
     open_page(at, "tune")
-    scoring = recipe(at, model).scoring  # type: ignore[attr-defined]
+    scoring = recipe(at, model).scoring
     assert scoring.estimator == "hybrid"
     assert dict(scoring.params) == {"batch": 1, "steps": 5000, "stop": stop, "windows": 3}
     kept = ENGINE.map(model.fingerprint, scoring)
@@ -326,7 +292,7 @@ def test_single_weights_leave_and_undo_returns_to_dense(at: AppTest, model: OnBe
     dense = perplexity(at)
     choose(at, "unstructured")
     settle(at)
-    assert recipe(at, model).scoring.estimator == "wanda"  # type: ignore[attr-defined]
+    assert recipe(at, model).scoring.estimator == "wanda"
     at.slider(key=shown(at, "master")).set_value(60).run()
     settle(at)
     measured = at.session_state["tab"].measured
@@ -336,7 +302,7 @@ def test_single_weights_leave_and_undo_returns_to_dense(at: AppTest, model: OnBe
     for _ in range(2):
         at.button(key="undo").click().run()
         settle(at)
-    assert recipe(at, model).pattern == STRUCTURED  # type: ignore[attr-defined]
+    assert recipe(at, model).pattern == STRUCTURED
     assert perplexity(at) == dense
 
 
@@ -346,7 +312,7 @@ def test_an_n_of_m_pattern_is_switched_on_site_by_site(at: AppTest, model: OnBen
     settle(at)
     at.toggle(key=shown(at, "site-1.mlp")).set_value(True).run()
     settle(at)
-    assert recipe(at, model).at(SiteKey(1, SiteKind.MLP)) == 0.5  # type: ignore[attr-defined]
+    assert recipe(at, model).at(SiteKey(1, SiteKind.MLP)) == 0.5
     at.button(key="preset-uniform").click().run()
     settle(at)
     assert at.session_state["tab"].measured.sparsity == 0.5
@@ -370,7 +336,7 @@ def test_outliers_are_counted_before_they_are_used(at: AppTest, model: OnBench) 
     at.button(key="preset-owl").click().run()
     settle(at)
     settle(at)
-    shares = dict(recipe(at, model).sparsity)  # type: ignore[attr-defined]
+    shares = dict(recipe(at, model).sparsity)
     assert len({shares[key] for key in shares if key.kind is SiteKind.MLP}) > 1
     assert at.session_state["tab"].measured.sparsity == pytest.approx(0.3, abs=0.02)
 
@@ -386,7 +352,7 @@ def test_a_bias_repairs_what_flap_takes(at: AppTest, model: OnBench) -> None:
     control = next(g for g in at.get("button_group") if "Repair" in g.label)
     control.set_value(Repair.BIAS).run()
     settle(at)
-    assert recipe(at, model).repair is Repair.BIAS  # type: ignore[attr-defined]
+    assert recipe(at, model).repair is Repair.BIAS
     assert perplexity(at) != plain
 
 
