@@ -8,13 +8,14 @@ torch and transformers are imported when they are needed, so that the first page
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from app.recent import Recent
 from app.results import Measured, OnBench, Side
 from pruning_core.errors import PrunescopeError
-from pruning_core.progress import Tick
+from pruning_core.progress import Tick, silent
 from pruning_core.recipe import Calibration, PatternKind, Recipe, Scoring
 
 if TYPE_CHECKING:
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
     from pruning_core.importance.evidence import Evidence
     from pruning_core.importance.map import ImportanceMap
     from pruning_core.model.loading import LoadedModel
-    from pruning_core.planning.plan import Plan
+    from pruning_core.planning.plan import Plan, SitePlan, UnitPlan
+    from pruning_core.planning.resolving import Resolver
     from pruning_core.planning.thinning import SiteMask, WeightPlan
     from pruning_core.surgery.workbench import Workbench
 
@@ -40,6 +42,10 @@ KEPT_SENSITIVITIES = 4
 KEPT_EVIDENCE = 3
 KEPT_MASKS = 2
 """How many recipes of single weights are kept, each as large as the layers of the model."""
+
+
+KEPT_REPAIRS = 4
+"""How many repaired recipes of units are kept; of each one matrix a site."""
 
 
 class Probe(NamedTuple):
@@ -83,6 +89,7 @@ class Workplace:
         self._texts = texts
         self._evidence: Recent[Calibration, Evidence] = Recent(KEPT_EVIDENCE)
         self._masks: Recent[str, SiteMask] = Recent(KEPT_MASKS * 2 * self.bench.anatomy.layers)
+        self._repairs: Recent[str, SitePlan] = Recent(KEPT_REPAIRS * len(self.bench.anatomy.sites))
         self._thinned: Recent[Recipe, WeightPlan] = Recent(KEPT_MASKS)
         self._probes: Recent[Protocol, Probe] = Recent(1)
         self._dense: Recent[Protocol, Side] = Recent(8)
@@ -98,7 +105,10 @@ class Workplace:
         )
 
     def plan(self, recipe: Recipe) -> Plan | None:
-        """Resolve a recipe at once, None where that takes work first: a map, or a walk."""
+        """Resolve a recipe at once, None where that takes work first: a map, or a walk.
+
+        Which units leave and what that saves; a repair is carried out by `demand_plan`.
+        """
         from pruning_core.planning.plan import make_plan
 
         if recipe.pattern.kind is not PatternKind.STRUCTURED:
@@ -122,33 +132,46 @@ class Workplace:
         return made.scoring
 
     def demand_plan(self, recipe: Recipe, tick: Tick) -> Plan:
-        """Return a recipe's plan; single weights are chosen here, which takes a while.
+        """Return a recipe's plan, repaired; single weights are chosen here, which takes a while.
 
         Raises:
             PrunescopeError: if the importance map is gone.
         """
-        from pruning_core.planning.thinning import thin
-
         plan = self.plan(recipe)
-        if plan is not None:
-            return plan
+        resolver = self._resolver(tick)
         if recipe.pattern.kind is PatternKind.STRUCTURED:
-            raise PrunescopeError(
-                "The importance map of this recipe is gone; score it again on the Tune page."
-            )
-        evidence = self.evidence(recipe.scoring.calibration, tick)
-        with self.bench.applied(None):
-            thinned = thin(
-                recipe,
-                self.seen.fingerprint,
-                self.loaded.model,
-                self.bench.anatomy,
-                lambda: evidence.windows,
-                known=self._masks,
-                tick=tick,
-            )
-        self._thinned[recipe] = thinned
-        return thinned
+            if plan is None:
+                raise PrunescopeError(
+                    "The importance map of this recipe is gone; score it again on the Tune page."
+                )
+            return self._repaired(resolver, recipe, tick)
+        if plan is None:
+            with self.bench.applied(None):
+                plan = resolver.weights(recipe, tick)
+            self._thinned[recipe] = plan
+        return plan
+
+    def _repaired(self, resolver: Resolver, recipe: Recipe, tick: Tick) -> UnitPlan:
+        """Return the plan of a recipe of units; the model is dense while it is looked at."""
+        from pruning_core.planning.plan import make_plan
+
+        scores = self.maps[recipe.scoring]
+        looked_at = resolver.looks(make_plan(recipe, scores, self.bench.anatomy))
+        with self.bench.applied(None) if looked_at else nullcontext():
+            return resolver.units(recipe, scores, tick)
+
+    def _resolver(self, tick: Tick) -> Resolver:
+        from pruning_core.planning.resolving import Resolver
+
+        return Resolver(
+            self.loaded.model,
+            self.bench.anatomy,
+            self.seen.fingerprint,
+            self.bench.dense,
+            lambda calibration: self.evidence(calibration, tick),
+            self._masks,
+            self._repairs,
+        )
 
     def measure(
         self, recipe: Recipe, protocol: Protocol, *, allow_leak: bool, tick: Tick
@@ -221,16 +244,17 @@ class Workplace:
         """Return what is known of how the loss answers to pruning, under a recipe's scoring."""
         from pruning_core.evaluation.sensitivity import Sensitivity
         from pruning_core.planning.allocation import unit_places
-        from pruning_core.planning.plan import make_plan
 
         base = without_shape(recipe)
         known = self.sensitivities.get((base, protocol))
         if known is None:
-            anatomy, scores = self.bench.anatomy, self.maps[recipe.scoring]
+            anatomy, resolver = self.bench.anatomy, self._resolver(silent)
+            # A walk for every point would take hours; the first order is the same without.
+            quick = replace(base, repair=replace(base.repair, prefix="dense"))
             known = Sensitivity(
                 self.probe(protocol, tick).evaluator,
                 anatomy,
-                lambda sparsity: make_plan(base.with_sparsity(sparsity), scores, anatomy),
+                lambda sparsity: self._repaired(resolver, quick.with_sparsity(sparsity), silent),
                 unit_places(anatomy),
             )
             self.sensitivities[base, protocol] = known

@@ -25,10 +25,11 @@ from pruning_core.importance.evidence import Evidence, evidence_for
 from pruning_core.importance.map import ImportanceMap
 from pruning_core.importance.registry import estimator
 from pruning_core.importance.scoring import score
+from pruning_core.model.anatomy import Anatomy
 from pruning_core.model.loading import LoadedModel
 from pruning_core.peak import peak_memory, restart_peak
-from pruning_core.planning.plan import Plan, check_recipe, dense_cost, make_plan
-from pruning_core.planning.thinning import thin
+from pruning_core.planning.plan import Plan, check_recipe, dense_cost
+from pruning_core.planning.resolving import Resolver
 from pruning_core.progress import Tick, silent
 from pruning_core.recipe import Calibration, PatternKind, Recipe, Scoring
 from pruning_core.runs import Entry, Run
@@ -108,7 +109,8 @@ def compare(
     )
     read = measured_part(text, windows, loaded.tokenizer)
     leaked = guard_recipes(recipes, read, allow=allow_leak, tick=tick)
-    drafts = _drafts(loaded, bench, recipes, known or {}, tick)
+    resolver = resolver_for(loaded, bench.anatomy, tick)
+    drafts = _drafts(resolver, recipes, known or {})
     # Before anything is measured: a text that is too short, or too little memory, shows early.
     first = next(drafts)
     stages = {"loading": loaded.seconds}
@@ -130,7 +132,7 @@ def compare(
     began(run)
     entries, maps = [], []
     for draft in chain([first], drafts):
-        entries.append(_carry_out(loaded, bench, draft, windows, tick))
+        entries.append(_carry_out(resolver, bench, draft, windows, tick))
         maps.append(draft.scores)
         heard(entries[-1])
     return replace(run, entries=tuple(entries)), tuple(maps)
@@ -161,10 +163,28 @@ def guard_recipes(
     corpora = {
         recipe.scoring.calibration.corpus
         for recipe in recipes
-        if estimator(recipe.scoring.estimator).needs.text
+        if recipe.repair or estimator(recipe.scoring.estimator).needs.text
     }
     texts = [read(corpus, Split.CALIBRATION, tick) for corpus in sorted(corpora)]
     return any(guard(text, measured, allow=allow) for text in texts)
+
+
+def resolver_for(loaded: LoadedModel, anatomy: Anatomy, tick: Tick = silent) -> Resolver:
+    """Return what resolves recipes for a model; recipes on the same text share what is seen of it.
+
+    Args:
+        tick: hears of what is read and looked at.
+    """
+    evidence: dict[Calibration, Evidence] = {}
+
+    def looking(calibration: Calibration) -> Evidence:
+        if calibration not in evidence:
+            evidence[calibration] = evidence_for(
+                loaded.model, loaded.tokenizer, anatomy, calibration, tick
+            )
+        return evidence[calibration]
+
+    return Resolver(loaded.model, anatomy, loaded.fingerprint, loaded.model.get_parameter, looking)
 
 
 @dataclass(frozen=True)
@@ -176,61 +196,47 @@ class _Draft:
     """
 
     recipe: Recipe
-    evidence: Evidence
     scores: ImportanceMap | None
     seconds: dict[str, float]
     peak: dict[str, int]
 
 
 def _drafts(
-    loaded: LoadedModel,
-    bench: Workbench,
-    recipes: Sequence[Recipe],
-    known: Mapping[Scoring, ImportanceMap],
-    tick: Tick,
+    resolver: Resolver, recipes: Sequence[Recipe], known: Mapping[Scoring, ImportanceMap]
 ) -> Iterator[_Draft]:
     """Make the importance map of each recipe when it is its turn; the model is dense then."""
-    evidence: dict[Calibration, Evidence] = {}
     maps = dict(known)
     for recipe in recipes:
         seconds: dict[str, float] = {}
         scores = None
-        calibration = recipe.scoring.calibration
-        # Recipes on the same text share its gradients, so the first of them pays for all.
-        if calibration not in evidence:
-            evidence[calibration] = evidence_for(
-                loaded.model, loaded.tokenizer, bench.anatomy, calibration, tick
-            )
+        # Before anything is measured: a text that is too short shows early.
+        evidence = resolver.evidence(recipe.scoring.calibration)
         restart_peak()
         if recipe.pattern.kind is PatternKind.STRUCTURED:
             with _timed(seconds, "scoring"):
                 if recipe.scoring not in maps:
-                    maps[recipe.scoring] = score(
-                        recipe.scoring, evidence[calibration], loaded.fingerprint
-                    )
+                    maps[recipe.scoring] = score(recipe.scoring, evidence, resolver.fingerprint)
                 scores = maps[recipe.scoring]
-        yield _Draft(recipe, evidence[calibration], scores, seconds, peak_memory())
+        yield _Draft(recipe, scores, seconds, peak_memory())
 
 
 def _carry_out(
-    loaded: LoadedModel, bench: Workbench, draft: _Draft, windows: torch.Tensor, tick: Tick
+    resolver: Resolver, bench: Workbench, draft: _Draft, windows: torch.Tensor, tick: Tick
 ) -> Entry:
     """Plan, apply and measure; the model is dense again afterwards."""
     recipe, seconds, peak = draft.recipe, draft.seconds, draft.peak
     with _timed(seconds, "planning"):
-        if draft.scores is not None:
-            plan: Plan = make_plan(recipe, draft.scores, bench.anatomy)
-        else:
+        if recipe.repair or draft.scores is None:
             restart_peak()
-            plan = thin(
-                recipe,
-                loaded.fingerprint,
-                loaded.model,
-                bench.anatomy,
-                lambda: draft.evidence.windows,
-                tick=tick,
-            )
-            peak = peak_memory()
+        if draft.scores is not None:
+            plan: Plan = resolver.units(recipe, draft.scores, tick)
+        else:
+            plan = resolver.weights(recipe, tick)
+        if recipe.repair or draft.scores is None:
+            peak = _higher(peak, peak_memory())
+    # Single recipes share nothing worth their memory: each site is as large as its matrices.
+    resolver.masks.clear()
+    resolver.repaired.clear()
     try:
         with _timed(seconds, "applying"):
             bench.apply(plan)
@@ -240,6 +246,10 @@ def _carry_out(
         bench.restore()
     cost = plan.cost(bench.dense_bytes, windows.shape[1])
     return Entry(plan.without_tensors(), cost, quality, seconds, peak)
+
+
+def _higher(first: Mapping[str, int], second: Mapping[str, int]) -> dict[str, int]:
+    return {name: max(first.get(name, 0), value) for name, value in second.items()}
 
 
 @contextmanager

@@ -9,7 +9,7 @@ Words of this project, used everywhere with these meanings and no others:
   query heads that share it.
 * *pattern*: what leaves a site: whole units (``structured``, tensors shrink), single weights
   (``unstructured``, they become zero), or n of every m weights (such as ``2:4``, the same).
-* *repair*: what is done for the units that stay, so that they stand in for those that left.
+* *repair*: what is done for what stays, so that it makes up for what left.
 * *locked* site: one that masters, presets and solvers leave at the sparsity it has.
 
 A recipe says how importance is estimated (`Scoring`) and how much leaves each site. Which units
@@ -27,6 +27,7 @@ from enum import StrEnum
 from typing import Any, NamedTuple, Self
 
 from pruning_core.errors import PrunescopeError, unknown_name
+from pruning_core.repair import NO_REPAIR, Repair
 
 FORMAT = "prunescope-recipe/1"
 
@@ -86,17 +87,6 @@ LONGEST_BLOCK = 1024
 """The largest m of an n:m pattern."""
 
 STRUCTURED = Pattern(PatternKind.STRUCTURED)
-
-
-class Repair(StrEnum):
-    """What is done for the units that stay.
-
-    BIAS: what the removed units contributed on average is added to the output projection's bias
-    (FLAP); needs an estimator that gathers those averages.
-    """
-
-    NONE = "none"
-    BIAS = "bias"
 
 
 class SiteKey(NamedTuple):
@@ -235,7 +225,7 @@ class Recipe:
     sparsity: tuple[tuple[SiteKey, float], ...] = ()
     locks: frozenset[SiteKey] = frozenset()
     pattern: Pattern = STRUCTURED
-    repair: Repair = Repair.NONE
+    repair: Repair = NO_REPAIR
 
     def __post_init__(self) -> None:
         for site, value in self.sparsity:
@@ -252,6 +242,13 @@ class Recipe:
         merged = {**dict(self.sparsity), **sparsity}
         kept = sorted((site, float(value)) for site, value in merged.items() if value != 0)
         return replace(self, sparsity=tuple(kept))
+
+    @property
+    def repair_calibration(self) -> Calibration:
+        """The text that a repair looks at: of the corpus that importance is estimated on."""
+        return replace(
+            self.scoring.calibration, windows=self.repair.windows, length=self.repair.length
+        )
 
     @property
     def digest(self) -> str:
@@ -318,9 +315,6 @@ class Recipe:
         locks = table.get("locks", [])
         if not isinstance(locks, list):
             raise PrunescopeError(f"The recipe's locks must be a list of sites, not {locks!r}.")
-        repair = table.get("repair", Repair.NONE)
-        if repair not in set(Repair):
-            raise unknown_name("repair", str(repair), Repair)
         return cls(
             model=_text(table, "model"),
             fingerprint=_text(table, "fingerprint"),
@@ -328,7 +322,7 @@ class Recipe:
             sparsity=tuple(sorted(sparsity)),
             locks=frozenset(SiteKey.parse(str(text)) for text in locks),
             pattern=Pattern.parse(str(table.get("pattern", STRUCTURED))),
-            repair=Repair(repair),
+            repair=Repair.parse(str(table.get("repair", NO_REPAIR))),
         )
 
 

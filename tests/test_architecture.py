@@ -22,6 +22,7 @@ ROOMS = (
         "progress",
         "files",
         "peak",
+        "repair",
         "recipe",
         "history",
         "recipe_link",
@@ -30,7 +31,8 @@ ROOMS = (
         "importance",
         "planning",
     ),
-    *("surgery", "evaluation", "runs", "export", "pipeline", "printing", "commands", "__main__"),
+    *("surgery", "evaluation", "recovery", "runs", "export", "pipeline"),
+    *("printing", "commands", "__main__"),
 )
 """The rooms of the core in the order in which the data walks through them."""
 

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pruning_core.errors import PrunescopeError
-from pruning_core.recipe import Calibration, Pattern, Recipe, Repair, Scoring, SiteKey, SiteKind
+from pruning_core.recipe import Calibration, Pattern, Recipe, Scoring, SiteKey, SiteKind
+from pruning_core.repair import Repair, RepairKind
 
 SITE = SiteKey(4, SiteKind.MLP)
 
@@ -19,6 +20,9 @@ def recipe(**changes: object) -> Recipe:
     return dataclasses.replace(base, locks=frozenset({SITE}), **changes)
 
 
+repairs = st.sampled_from(["none", "bias", "bias:windows=9", "ridge:damping=0.3,prefix=dense"]).map(
+    Repair.parse
+)
 sites = st.builds(SiteKey, st.integers(0, 200), st.sampled_from(SiteKind))
 
 
@@ -29,7 +33,7 @@ patterns = st.sampled_from(["structured", "unstructured", "2:4", "1:16"]).map(Pa
     st.dictionaries(sites, st.floats(0, 1)),
     st.frozensets(sites),
     patterns,
-    st.sampled_from(Repair),
+    repairs,
 )
 def test_json_round_trip(
     sparsity: dict[SiteKey, float], locks: frozenset[SiteKey], pattern: Pattern, repair: Repair
@@ -53,9 +57,12 @@ def test_digest_answers_to_every_field() -> None:
         recipe(pattern=Pattern.parse("unstructured")).digest,
         recipe(pattern=Pattern.parse("2:4")).digest,
         recipe(pattern=Pattern.parse("4:8")).digest,
-        recipe(repair=Repair.BIAS).digest,
+        recipe(repair=Repair(RepairKind.BIAS)).digest,
+        recipe(repair=Repair(RepairKind.RIDGE)).digest,
+        recipe(repair=Repair(RepairKind.RIDGE, 0.1)).digest,
+        recipe(repair=Repair(RepairKind.RIDGE, prefix="dense")).digest,
     }
-    assert len(digests) == 11
+    assert len(digests) == 14
 
 
 def test_with_sparsity_keeps_others_and_drops_zeros() -> None:

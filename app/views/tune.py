@@ -30,13 +30,28 @@ from pruning_core.recipe import (
     Pattern,
     PatternKind,
     Recipe,
-    Repair,
 )
+from pruning_core.repair import NO_REPAIR, Repair, RepairKind
 
 PATTERNS = {"structured": "Whole units", "unstructured": "Single weights"}
 OFFERED = [*PATTERNS, "2:4", "4:8"]
 FIRST_CHOICE = {PatternKind.STRUCTURED: "fine"}
-REPAIRS = {Repair.NONE: "No repair", Repair.BIAS: "Bias (FLAP)"}
+REPAIRS = {
+    "none": "No repair",
+    "bias": "Bias (FLAP)",
+    "ridge:prefix=dense": "Ridge",
+    "ridge": "Ridge, layer by layer",
+}
+REPAIRS_OF_WEIGHTS = {"none": "No repair", "ridge": "Ridge"}
+REPAIR_HELP = (
+    "What stays makes up for what leaves. Bias: what the units that leave contributed on average. "
+    "Ridge: what reads the units is solved again on those that stay, from one look at the text. "
+    "Layer by layer: each is solved on what it really gets once all before it are pruned, which "
+    "takes a walk through the model at every measurement; predictions go by Ridge then."
+)
+REPAIR_OF_WEIGHTS_HELP = (
+    "Ridge: every matrix is solved again on the weights that stay, layer by layer. Zeros stay zero."
+)
 WEIGHTS = (
     "What is greyed is the fraction of weights that becomes zero. They stay where they are and are "
     "multiplied like any other: nothing gets smaller or faster by itself. Which ones go is chosen "
@@ -95,7 +110,10 @@ def take_pattern(model: OnBench, text: str) -> None:
     scoring = present.scoring
     if not estimator(scoring.estimator).follows(pattern.kind):
         scoring = state.scoring(FIRST_CHOICE.get(pattern.kind, "wanda"))
-    repair = present.repair if pattern == STRUCTURED else Repair.NONE
+    repair = present.repair
+    if pattern != STRUCTURED:
+        ridge = repair.kind is RepairKind.RIDGE
+        repair = Repair(repair.kind, repair.damping) if ridge else NO_REPAIR
     changed = replace(present, pattern=pattern, scoring=scoring, repair=repair)
     if pattern.kind is PatternKind.N_OF_M:
         share = pattern.n / pattern.m
@@ -104,22 +122,22 @@ def take_pattern(model: OnBench, text: str) -> None:
 
 
 def draw_repair(model: OnBench, recipe: Recipe) -> None:
-    """Draw the choice of a repair, where the estimator gathers what it needs."""
-    scores = ENGINE.map(model.fingerprint, recipe.scoring)
-    if scores is None or not scores.means:
-        return
+    """Draw the choice of a repair."""
+    units = recipe.pattern == STRUCTURED
+    repairs = REPAIRS if units else REPAIRS_OF_WEIGHTS
+    chosen = str(recipe.repair)
 
     def take(name: str) -> None:
-        state.change(model, replace(state.recipe(model), repair=Repair(name)))
+        state.change(model, replace(state.recipe(model), repair=Repair.parse(name)))
 
     st.segmented_control(
         "Repair",
-        list(REPAIRS),
-        key=state.control("repair", recipe.repair),
-        format_func=lambda name: REPAIRS[Repair(name)],
+        list(repairs) if chosen in repairs else [*repairs, chosen],
+        key=state.control("repair", chosen),
+        format_func=lambda name: repairs.get(name, name),
         on_change=state.moving("repair", take),
         required=True,
-        help="A bias stands in for what the units that leave contributed on average.",
+        help=REPAIR_HELP if units else REPAIR_OF_WEIGHTS_HELP,
     )
 
 
@@ -164,9 +182,8 @@ else:
     numbers_panel(bench, present, resolved)
     draw_sharing(bench, present, resolved)
     draw_shape(bench, present, resolved)
-    if isinstance(resolved, UnitPlan):
-        draw_repair(bench, present)
-    else:
+    draw_repair(bench, present)
+    if not isinstance(resolved, UnitPlan):
         st.caption(WEIGHTS)
     draw_panels(bench, present, resolved)
     writing_panel(bench, present)

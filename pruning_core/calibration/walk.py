@@ -67,17 +67,27 @@ class Walk:
         self._tick = tick
         self._entering: list[torch.Tensor] = []
         self._leaving: list[torch.Tensor] = []
+        self._left_with: dict[str, torch.Tensor] = {}
         self.layer = 0
 
     def look(
-        self, linears: Collection[Linear], *, hessian: bool = False, regional: bool = False
+        self,
+        linears: Collection[Linear],
+        weights: Mapping[str, torch.Tensor] | None = None,
+        *,
+        hessian: bool = False,
+        regional: bool = False,
+        further: bool = True,
     ) -> dict[str, Seen]:
-        """Run the dense layer and return what was seen of its matrices, by tensor name.
+        """Run the layer and return what was seen of its matrices, by tensor name.
 
         Args:
             linears: matrices of this layer.
+            weights: what the layer runs with, as for `step`; dense by default.
             hessian: gather all products of inputs, not only their squares.
             regional: gather gradients of the norm of the layer's output.
+            further: run the layer to its end, not only until all its matrices were seen: for `step`
+                with the same weights, which then has nothing left to do.
 
         Raises:
             Cancelled: by the tick.
@@ -91,20 +101,29 @@ class Walk:
             )
             for linear in (linears if regional else ())
         }
-        self._leaving = []
+        self._leaving, self._left_with = [], dict(weights or {})
         for window in self._each_window():
             inputs: dict[str, torch.Tensor] = {}
             leaves = {
                 name: self._model.get_parameter(name).detach().requires_grad_() for name in squares
             }
-            listening = entering(self._model, tensors, inputs.__setitem__)
+
+            def take(
+                module: str, entered: torch.Tensor, into: dict[str, torch.Tensor] = inputs
+            ) -> None:
+                into[module] = entered
+                if not further and len(into) == len(tensors):
+                    raise _LeftLayer(entered)
+
+            listening = entering(self._model, tensors, take)
             with listening, torch.set_grad_enabled(regional):
-                output = self._run(window, leaves)
+                output = self._run(window, {**self._left_with, **leaves})
             if regional:
                 gradients = torch.autograd.grad(output.float().norm(), list(leaves.values()))
                 for name, gradient in zip(leaves, gradients, strict=True):
                     squares[name] += gradient.float().square()
-            self._leaving.append(output.detach())
+            if further:
+                self._leaving.append(output.detach())
             _add(moments, inputs, window, hessian)
         regions = {name: (total / len(self._windows)).sqrt() for name, total in squares.items()}
         return {
@@ -121,13 +140,22 @@ class Walk:
         Raises:
             Cancelled: by the tick.
         """
-        if weights or len(self._leaving) < len(self._windows):
+        if not self._left(weights):
             self._leaving = []
             for window in self._each_window():
                 with torch.no_grad():
                     self._leaving.append(self._run(window, weights))
         self._entering, self._leaving = self._leaving, []
         self.layer += 1
+
+    def _left(self, weights: Mapping[str, torch.Tensor]) -> bool:
+        """Whether all windows have left the layer already, with these very weights."""
+        before = self._left_with
+        return (
+            len(self._leaving) == len(self._windows)
+            and weights.keys() == before.keys()
+            and all(weights[name] is before[name] for name in weights)
+        )
 
     def _run(self, window: Window, weights: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Return what leaves the layer for one window, [1, tokens, hidden]."""

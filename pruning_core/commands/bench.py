@@ -111,23 +111,13 @@ def planned(loaded: LoadedModel, bench: Workbench, recipe: Recipe, tick: Tick = 
     Raises:
         PrunescopeError: if the recipe cannot be carried out on the model.
     """
-    from pruning_core.importance.evidence import evidence_for
     from pruning_core.importance.scoring import score
-    from pruning_core.planning.plan import check_recipe, make_plan
-    from pruning_core.planning.thinning import thin
+    from pruning_core.pipeline import resolver_for
+    from pruning_core.planning.plan import check_recipe
 
     check_recipe(recipe, loaded.fingerprint, bench.anatomy)
-    evidence = evidence_for(
-        loaded.model, loaded.tokenizer, bench.anatomy, recipe.scoring.calibration, tick
-    )
-    if recipe.pattern.kind is PatternKind.STRUCTURED:
-        scores = score(recipe.scoring, evidence, loaded.fingerprint)
-        return make_plan(recipe, scores, bench.anatomy)
-    return thin(
-        recipe,
-        loaded.fingerprint,
-        loaded.model,
-        bench.anatomy,
-        lambda: evidence.windows,
-        tick=tick,
-    )
+    resolver = resolver_for(loaded, bench.anatomy, tick)
+    if recipe.pattern.kind is not PatternKind.STRUCTURED:
+        return resolver.weights(recipe, tick)
+    evidence = resolver.evidence(recipe.scoring.calibration)
+    return resolver.units(recipe, score(recipe.scoring, evidence, loaded.fingerprint), tick)

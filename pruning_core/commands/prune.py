@@ -21,7 +21,8 @@ from pruning_core.commands.options import (
 )
 from pruning_core.commands.output import emit, narrator
 from pruning_core.printing import print_run
-from pruning_core.recipe import Recipe, Repair, Scoring
+from pruning_core.recipe import Recipe, Scoring
+from pruning_core.repair import Repair
 
 if TYPE_CHECKING:
     from pruning_core.importance.map import ImportanceMap
@@ -44,7 +45,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="how the sparsity is shared out: uniform (default), ranking (all units in one), owl "
         "(layers with outliers keep more), layers (whole layers leave)",
     )
-    parser.add_argument("--repair", help="none (default), or bias (for estimator flap)")
+    parser.add_argument(
+        "--repair",
+        help="none (default); bias: what left contributes its mean; ridge: what reads the units, "
+        "or every thinned matrix, is solved again on what stays. Settings as in "
+        "ridge:damping=0.01,prefix=pruned,windows=64,length=256",
+    )
     parser.add_argument(
         "--protect-ends", type=int, metavar="N", help="keep N layers dense at either end"
     )
@@ -77,7 +83,7 @@ def run(options: argparse.Namespace) -> None:
     scoring = given.scoring if given else read_scoring(options, pattern)
     sparsity = read_sparsity(options, pattern)
     allocation = read_choice("allocation", options.allocation or Allocation.UNIFORM, Allocation)
-    repair = read_choice("repair", options.repair or Repair.NONE, Repair)
+    repair = Repair.parse(options.repair or "none")
     method = able(scoring.estimator, pattern)
     names = options.beside or (
         "fine,coarse,magnitude,random" if method.grain is Grain.HYBRID else "none"

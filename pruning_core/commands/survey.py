@@ -12,7 +12,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from pruning_core.commands.bench import load_model
 from pruning_core.commands.options import (
@@ -23,9 +23,10 @@ from pruning_core.commands.options import (
     read_protocol,
 )
 from pruning_core.commands.output import emit, narrator, note
+from pruning_core.commands.survey_tables import METHODS, NOTES, TABLES, Row
 from pruning_core.errors import PrunescopeError, unknown_name
 from pruning_core.printing import print_survey_notes, print_survey_row, print_survey_start
-from pruning_core.recipe import STRUCTURED, Calibration, Pattern, Recipe, Repair, Scalar, Scoring
+from pruning_core.recipe import Calibration, Recipe, Scoring
 
 if TYPE_CHECKING:
     from pruning_core.calibration import Text
@@ -39,74 +40,16 @@ HELP = "measure every method of the field, row by row"
 FORMAT = "prunescope-survey/1"
 
 
-class Row(NamedTuple):
-    """One row of the table: ``Row("flap", (), STRUCTURED, 0.2, Repair.BIAS)``.
-
-    Attributes:
-        estimator: the name of a registered estimator.
-        settings: its parameters that the table names, defaults among them.
-        pattern: what leaves.
-        sparsity: the asked fraction of all that the method can prune under the pattern.
-        repair: what is done for what stays.
-    """
-
-    estimator: str
-    settings: tuple[tuple[str, Scalar], ...]
-    pattern: Pattern
-    sparsity: float
-    repair: Repair = Repair.NONE
-
-    @property
-    def label(self) -> str:
-        """The method as the table names it."""
-        values = [str(value) for _, value in self.settings]
-        repair = [] if self.repair is Repair.NONE else [f"+ {self.repair}"]
-        return " ".join([self.estimator, *values, *repair])
-
-
-ROWS = (
-    *(
-        Row(name, (), Pattern.parse(pattern), 0.5)
-        for pattern in ("unstructured", "4:8", "2:4")
-        for name in ("magnitude", "wanda", "sparsegpt", "ria", "dass")
-    ),
-    *(
-        Row(name, settings, STRUCTURED, sparsity, repair)
-        for sparsity in (0.2, 0.5)
-        for name, settings, repair in (
-            ("magnitude", (("norm", "l2"),), Repair.NONE),
-            ("wanda-sp", (), Repair.NONE),
-            ("flap", (), Repair.NONE),
-            ("flap", (), Repair.BIAS),
-            ("llm-pruner", (("taylor", "vector"),), Repair.NONE),
-            ("llm-pruner", (("taylor", "element1"),), Repair.NONE),
-            ("fine", (), Repair.NONE),
-            ("coarse", (), Repair.NONE),
-            ("mutual-information", (), Repair.NONE),
-            ("hybrid", (), Repair.NONE),
-        )
-    ),
-)
-"""The table without its dense row; what is quick comes first."""
-
-NOTES = {
-    "dass": "dass prunes MLPs only: its 50 % is of their weights, attention stays dense. Compare "
-    "it with the others by what left the layers.",
-    "flap": "flap + bias: the biases that stand in for units count among the parameters of the "
-    "pruned model, and do not lower its sparsity.",
-    "mutual-information": "mutual-information is a reconstruction that tells MLP channels apart; "
-    "heads go by their mean activation.",
-    "fine": "fine and coarse are the granularities that hybrid fuses, each by itself.",
-    "hybrid": "hybrid is a reconstruction of HyWIA; its choosing includes the training.",
-}
-"""What a reader must know of single methods, by estimator."""
-
-
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Declare what the command takes."""
     model_options(parser)
     calibration_options(parser)
     protocol_options(parser)
+    parser.add_argument(
+        "--table",
+        help="methods (default): the field at the sparsities that papers report; repair: the same "
+        "before and after a closed-form repair",
+    )
     parser.add_argument(
         "--only", metavar="NAMES", help="estimators, comma-separated (default: all)"
     )
@@ -126,7 +69,7 @@ def run(options: argparse.Namespace) -> None:
     from pruning_core.runs import as_json
 
     # Everything that can be refused without the model is, before it is loaded.
-    rows = _rows(options.only)
+    rows = _rows(options.table or "methods", options.only)
     protocol = read_protocol(options)
     calibration = read_calibration(options)
 
@@ -245,14 +188,16 @@ class _Survey:
             write_text(self._file, as_json(self._report))
 
 
-def _rows(only: str | None) -> Sequence[Row]:
+def _rows(table: str, only: str | None) -> Sequence[Row]:
     """Return the rows of the named estimators, in the order of the table."""
-    known = {row.estimator for row in ROWS}
+    if table not in TABLES:
+        raise unknown_name("table of the survey", table, TABLES)
+    known = {row.estimator for row in TABLES[table]}
     wanted = known if only is None else only.split(",")
     for name in wanted:
         if name not in known:
             raise unknown_name("estimator of the survey", name, known)
-    return [row for row in ROWS if row.estimator in wanted]
+    return [row for row in TABLES[table] if row.estimator in wanted]
 
 
 def _recipe(row: Row, loaded: LoadedModel, anatomy: Anatomy, calibration: Calibration) -> Recipe:
@@ -304,7 +249,7 @@ def _notes(surveyed: set[str]) -> list[str]:
     """Return what a reader must know of a table of these estimators."""
     from pruning_core.importance.registry import estimators
 
-    absent = [e.name for e in estimators() if e.name not in {row.estimator for row in ROWS}]
+    absent = [e.name for e in estimators() if e.name not in {row.estimator for row in METHODS}]
     return [
         "prunable, layers, all: the fraction that left of what the method can prune, of the "
         "matrices in the layers, of all parameters. Single weights become zero, units leave.",

@@ -93,7 +93,7 @@ class Shelf:
     def leaves_bias(self, key: SiteKey) -> bool:
         """Whether a bias stands in for what has left a site."""
         plan = site_plan(self.plan, key)
-        return plan is not None and plan.means is not None
+        return plan is not None and plan.bias is not None
 
     @property
     def adds_bias(self) -> frozenset[SiteKey]:
@@ -190,7 +190,7 @@ class Shelf:
         shape = (self.anatomy.hidden_size,)
         if plan.width.units:
             return Stored(name, shape, weight.dtype, lambda: self.model.get_parameter(source))
-        if plan.means is None:
+        if plan.bias is None:
             return self.zeros(name, shape, weight.dtype)
         # Its module has gone; what stands in for it has the bias.
         return Stored(

@@ -23,6 +23,7 @@ from pruning_core.calibration.batch_taylor import (
 )
 from pruning_core.calibration.block_influence import LayerInfluence, gather_block_influence
 from pruning_core.calibration.closeup import weight_scores
+from pruning_core.calibration.moments import InputMoments, gather_moments
 from pruning_core.calibration.samples import gather_samples
 from pruning_core.calibration.taylor import TaylorStatistics, gather_taylor
 from pruning_core.importance.masking import MaskedDivergence
@@ -64,6 +65,7 @@ class Evidence:
         self._model = model
         self._draw_windows = windows
         self._slices: dict[Salience, SliceScores] = {}
+        self._moments: dict[bool, Mapping[SiteKey, InputMoments]] = {}
 
     @cached_property
     def windows(self) -> torch.Tensor:
@@ -103,6 +105,25 @@ class Evidence:
         """
         return gather_activations(self._model, self.anatomy, self.windows, self.tick)
 
+    def has_moments(self, *, hessian: bool) -> bool:
+        """Return whether the moments have been gathered."""
+        return True in self._moments or hessian in self._moments
+
+    def moments(self, *, hessian: bool) -> Mapping[SiteKey, InputMoments]:
+        """Return the moments of what enters the output projections, over the calibration windows.
+
+        Args:
+            hessian: whether products of inputs are among them.
+
+        Raises:
+            PrunescopeError: there is no memory for the products.
+        """
+        if not self.has_moments(hessian=hessian):
+            self._moments[hessian] = gather_moments(
+                self._model, self.anatomy, self.windows, self.tick, hessian=hessian
+            )
+        return self._moments[True] if True in self._moments else self._moments[False]
+
     @cached_property
     def layer_influence(self) -> LayerInfluence:
         """How far each layer turns the hidden states, over the calibration windows."""
@@ -115,11 +136,14 @@ class Evidence:
         """
         return gather_samples(self._model, self.anatomy, self.windows, tokens, self.seed, self.tick)
 
-    def divergence(self, windows: int, *, gradients: bool = True) -> MaskedDivergence:
+    def divergence(
+        self, windows: int, *, gradients: bool = True, repaired: bool = False
+    ) -> MaskedDivergence:
         """Return how far the masked model is from the dense one, on so many windows.
 
         Args:
             gradients: whether it will be asked for gradients.
+            repaired: whether ridge repair mends what is masked.
 
         Raises:
             PrunescopeError: there is no memory for its gradients.
@@ -127,7 +151,8 @@ class Evidence:
         drawn = self._draw_windows(windows, self.tick)
         if gradients:
             demand_scoring(self._model, drawn.shape[-1])
-        return MaskedDivergence(self._model, self.anatomy, drawn)
+        moments = self.moments(hessian=True) if repaired else None
+        return MaskedDivergence(self._model, self.anatomy, drawn, moments)
 
     def closeup(self, tensor: str) -> torch.Tensor:
         """Return the fine-grained score of every weight of one matrix, fp32 [out, in].

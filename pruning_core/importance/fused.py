@@ -30,6 +30,13 @@ PARAMETERS = (
         choices=("both", *SiteKind),
     ),
     Parameter(
+        "loop",
+        "masked",
+        "What it learns on: the model with units masked, or repaired by ridge regression as well. "
+        "Choose the latter where a ridge repair will follow.",
+        choices=("masked", "repaired"),
+    ),
+    Parameter(
         "stop",
         0,
         "After so many steps training ends, though it is laid out for all; 0 for never. Set when "
@@ -62,7 +69,10 @@ def learned(evidence: Evidence, settings: Settings, learn: Learn) -> Scored:
         stop=int(settings["stop"]),
         masked=KINDS[str(settings["masked"])],
     )
-    fusion = learn(profiles, evidence.divergence(int(settings["windows"])), training, evidence.tick)
+    divergence = evidence.divergence(
+        int(settings["windows"]), repaired=settings["loop"] == "repaired"
+    )
+    fusion = learn(profiles, divergence, training, evidence.tick)
     done = len(fusion.curve)
     return fused(evidence, fusion, instead={"stop": done} if done < training.last else {})
 

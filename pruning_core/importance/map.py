@@ -89,8 +89,6 @@ class ImportanceMap:
         fusion: how a fusion came to its scores.
         comparable: scores that can be compared across sites, for estimators that say how.
         layers: fp32 [layers], what each layer as a whole is worth, for estimators that say so.
-        means: fp32 [input columns of the output projection] by site: the mean of what enters it,
-            for estimators that gather it; bias repair is made of these.
         seconds: time it took.
     """
 
@@ -101,7 +99,6 @@ class ImportanceMap:
     fusion: Fusion | None = None
     comparable: Mapping[SiteKey, SiteScores] = field(default_factory=dict)
     layers: torch.Tensor | None = None
-    means: Mapping[SiteKey, torch.Tensor] = field(default_factory=dict)
     seconds: float = 0.0
 
     def compared(self, key: SiteKey) -> torch.Tensor:

@@ -8,22 +8,48 @@ while a removed one adds nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 
 import torch
 from transformers import PreTrainedModel
 
 from pruning_core.calibration.losses import divergence
+from pruning_core.calibration.moments import InputMoments
+from pruning_core.importance.compensation import Compensation
 from pruning_core.model.anatomy import Anatomy
-from pruning_core.model.forward import decoder_layers, masked, recorded, resumed
-from pruning_core.recipe import SiteKey
+from pruning_core.model.forward import (
+    decoder_layers,
+    entering_changed,
+    masked,
+    over_columns,
+    recorded,
+    resumed,
+)
+from pruning_core.recipe import SiteKey, SiteKind
+
+DAMPING = 0.01
+"""Of the ridge that mends the masked model, over the mean squared input."""
 
 
 class MaskedDivergence:
     """KL(dense || masked) of the next-token distributions on given windows."""
 
-    def __init__(self, model: PreTrainedModel, anatomy: Anatomy, windows: torch.Tensor) -> None:
-        """Look at a dense model, without changing it, on windows int64 [windows, tokens]."""
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        anatomy: Anatomy,
+        windows: torch.Tensor,
+        moments: Mapping[SiteKey, InputMoments] | None = None,
+    ) -> None:
+        """Look at a dense model, without changing it.
+
+        Args:
+            windows: int64 [windows, tokens].
+            moments: with products; the masked model is then one that ridge repair has mended.
+        """
+        self._moments = moments
         self._model, self._anatomy = model, anatomy
         self._layers = decoder_layers(model, anatomy)
         self._windows = windows
@@ -47,11 +73,12 @@ class MaskedDivergence:
             KL(dense || masked), nats per token, mean over the tokens of the windows.
         """
         leaves = {key: mask.detach().requires_grad_(True) for key, mask in masks.items()}
+        changes = self._compensations(leaves)
         total = 0.0
         for index in windows:
             ids = self._windows[index][None].to(self._model.device)
             dense = self._dense_logits(index, ids)
-            with torch.enable_grad(), masked(self._model, self._anatomy, leaves):
+            with torch.enable_grad(), self._without(leaves, changes):
                 logits = self._model(input_ids=ids, use_cache=False).logits[0]
             nats, gradient = divergence(dense, logits.detach())
             logits.backward(gradient.div_(len(windows)))
@@ -72,13 +99,42 @@ class MaskedDivergence:
             KL(dense || masked), nats per token, mean over the tokens of the windows.
         """
         total = 0.0
+        changes = self._compensations(masks)
         for index in windows:
             ids = self._windows[index][None].to(self._model.device)
             dense = self._dense_logits(index, ids)
-            with masked(self._model, self._anatomy, masks):
+            with self._without(masks, changes):
                 logits = self._model(input_ids=ids, use_cache=False).logits[0]
             total += divergence(dense, logits)[0] / len(windows)
         return total
+
+    def _compensations(self, masks: Mapping[SiteKey, torch.Tensor]) -> dict[SiteKey, Compensation]:
+        """Return how each masked site makes up for what it loses; nothing without moments."""
+        found = {}
+        for key, mask in masks.items() if self._moments is not None else ():
+            assert self._moments is not None
+            products = self._moments[key].hessian
+            assert products is not None
+            width = self._anatomy.head_dim if key.kind is SiteKind.ATTENTION else 1
+            wide = over_columns(mask, key, self._anatomy)
+            if bool((wide > 0.5).any()):
+                found[key] = Compensation.of(products, wide, DAMPING, width)
+        return found
+
+    @contextmanager
+    def _without(
+        self, masks: Mapping[SiteKey, torch.Tensor], changes: Mapping[SiteKey, Compensation]
+    ) -> Iterator[None]:
+        """Let the model run masked, and mended where there are compensations."""
+        rest = {key: mask for key, mask in masks.items() if key not in changes}
+        mended = {
+            self._anatomy.by_key[key].output: partial(
+                change, over_columns(masks[key], key, self._anatomy)
+            )
+            for key, change in changes.items()
+        }
+        with masked(self._model, self._anatomy, rest), entering_changed(self._model, mended):
+            yield
 
     @torch.no_grad()
     def _dense_logits(self, index: int, ids: torch.Tensor) -> torch.Tensor:

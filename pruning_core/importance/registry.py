@@ -117,7 +117,6 @@ class Scored:
     fusion: Fusion | None = None
     comparable: Mapping[SiteKey, SiteScores] = field(default_factory=dict)
     layers: torch.Tensor | None = None
-    means: Mapping[SiteKey, torch.Tensor] = field(default_factory=dict)
     instead: Mapping[str, Scalar] = field(default_factory=dict)
 
 

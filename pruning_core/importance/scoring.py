@@ -39,6 +39,5 @@ def score(scoring: Scoring, evidence: Evidence, fingerprint: str) -> ImportanceM
         fusion=scored.fusion,
         comparable=scored.comparable,
         layers=scored.layers,
-        means=scored.means,
         seconds=time.perf_counter() - started,
     )

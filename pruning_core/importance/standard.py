@@ -20,8 +20,7 @@ from pruning_core.recipe import SiteKind
 
 def output_weight(evidence: Evidence, site: Site) -> torch.Tensor:
     """Return the dense weight of a site's output projection, where it is: [out, in columns]."""
-    name = f"{site.output}.weight"
-    coupling = next(c for c in site.matrices if c.tensor == name)
+    coupling = site.reads_units
     weight = evidence.weight(coupling)
     # The units lie along its columns; where they are rows, the model keeps it transposed (GPT-2).
     return weight if coupling.axis == 1 else weight.T

@@ -37,8 +37,6 @@ def save_map(scores: ImportanceMap, path: Path) -> None:
     if scores.layers is not None:
         tensors["layers"] = scores.layers
     _put(tensors, "comparable", scores.comparable)
-    for key, mean in scores.means.items():
-        tensors[f"means/{key}"] = mean
     header = {
         "format": FORMAT,
         "fingerprint": scores.fingerprint,
@@ -104,11 +102,6 @@ def _map_from(header: Mapping[str, str], tensors: Mapping[str, torch.Tensor]) ->
         fusion=fusion,
         comparable=_take(tensors, "comparable"),
         layers=tensors.get("layers"),
-        means={
-            SiteKey.parse(name.removeprefix("means/")): tensor
-            for name, tensor in tensors.items()
-            if name.startswith("means/")
-        },
         seconds=float(header["seconds"]),
     )
 

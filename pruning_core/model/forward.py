@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -134,23 +135,43 @@ def masked(
             input of the projection that reads the units, so that 0 removes a unit's contribution
             from the computation and 1 leaves it untouched.
     """
+    with entering_changed(
+        model,
+        {
+            anatomy.by_key[key].output: partial(_scaled, over_columns(mask, key, anatomy))
+            for key, mask in masks.items()
+        },
+    ):
+        yield
+
+
+def over_columns(mask: torch.Tensor, key: SiteKey, anatomy: Anatomy) -> torch.Tensor:
+    """Return a mask for every input column of a site's output projection, [columns]."""
+    if key.kind is SiteKind.MLP:
+        return mask
+    return mask.repeat_interleave(anatomy.head_dim)
+
+
+def _scaled(mask: torch.Tensor, entering: torch.Tensor) -> torch.Tensor:
+    # Masks are learned on the CPU, wherever the model is.
+    return entering * mask.to(entering)
+
+
+@contextmanager
+def entering_changed(
+    model: nn.Module, changes: Mapping[str, Callable[[torch.Tensor], torch.Tensor]]
+) -> Iterator[None]:
+    """Let forward passes go on with something else than what enters some modules.
+
+    Args:
+        changes: by the modules' names from the model's root, what makes it out of what enters.
+    """
     with ExitStack() as hooks:
-        for key, mask in masks.items():
-            site = anatomy.by_key[key]
-            repeat = anatomy.head_dim if key.kind is SiteKind.ATTENTION else 1
-
-            def scale(
-                _module: nn.Module,
-                args: tuple[torch.Tensor],
-                mask: Any = mask,
-                repeat: int = repeat,
-            ) -> tuple[torch.Tensor]:
-                wide = mask.repeat_interleave(repeat) if repeat > 1 else mask
-                # Masks are learned on the CPU, wherever the model is.
-                return (args[0] * wide.to(args[0]),)
-
-            output = model.get_submodule(site.output)
-            hooks.callback(output.register_forward_pre_hook(scale).remove)
+        for name, change in changes.items():
+            hook = model.get_submodule(name).register_forward_pre_hook(
+                lambda _module, args, change=change: (change(args[0]), *args[1:])
+            )
+            hooks.callback(hook.remove)
         yield
 
 

@@ -225,6 +225,27 @@ def demand_thinning(model: PreTrainedModel, weights: int, *, gradients: bool) ->
     )
 
 
+def demand_moments(model: PreTrainedModel, products: int) -> None:
+    """Refuse to gather products of inputs at every site at once where there is no room for them.
+
+    Args:
+        model: dense, on its device.
+        products: how many there are, in fp32.
+
+    Raises:
+        PrunescopeError: with what is needed, what is there, and what would fit.
+    """
+    device = whereabouts(model)
+    needed, free = 4 * products, available(device)
+    if needed <= free:
+        return
+    raise PrunescopeError(
+        f"The second moments of every site's inputs need {in_gb(needed)} on {device}, and "
+        f"{in_gb(free)} are free. A repair with prefix=pruned holds one site's at a time; or close "
+        "what else uses memory."
+    )
+
+
 def whereabouts(model: PreTrainedModel) -> torch.device:
     """Return the device of a model; spread over several GPUs, all that comes of it is as well."""
     places = {weight.device for weight in model.parameters()}

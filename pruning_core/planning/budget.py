@@ -17,7 +17,8 @@ from typing import Protocol, assert_never
 from pruning_core.errors import PrunescopeError
 from pruning_core.model.anatomy import Anatomy, Part, Site, Width
 from pruning_core.planning.plan import dense_cost
-from pruning_core.recipe import Repair, SiteKind
+from pruning_core.recipe import SiteKind
+from pruning_core.repair import NO_REPAIR, Repair, RepairKind
 
 
 class BudgetKind(StrEnum):
@@ -131,7 +132,7 @@ def cost_of(
     anatomy: Anatomy,
     tokens: int,
     latency: Latency | None = None,
-    repair: Repair = Repair.NONE,
+    repair: Repair = NO_REPAIR,
 ) -> float:
     """Return what one site spends of a budget at one width.
 
@@ -201,7 +202,7 @@ def _added(site: Site, width: Width, anatomy: Anatomy, repair: Repair) -> int:
     """Return the parameters of a bias that a repair gives to an output projection without one."""
     dense = width.parameters == site.parameters
     has_bias = f"{site.output}.bias" in {name for name, _ in site.fixed}
-    return 0 if repair is not Repair.BIAS or dense or has_bias else anatomy.hidden_size
+    return 0 if repair.kind is not RepairKind.BIAS or dense or has_bias else anatomy.hidden_size
 
 
 def _matrix_weights(site: Site, width: Width) -> int:

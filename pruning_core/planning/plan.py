@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -19,7 +19,8 @@ from pruning_core.importance.map import ImportanceMap
 from pruning_core.importance.registry import able
 from pruning_core.model.anatomy import Anatomy, Part, Site, Width
 from pruning_core.planning.selection import select
-from pruning_core.recipe import Pattern, PatternKind, Recipe, Repair, SiteKey, SiteKind
+from pruning_core.recipe import Pattern, PatternKind, Recipe, SiteKey, SiteKind
+from pruning_core.repair import Repair, RepairKind
 
 DENSE = "dense"
 """The signature of a site that keeps everything."""
@@ -49,8 +50,9 @@ class SitePlan:
         asked: the sparsity that the recipe asked for.
         width: the reachable width it snapped to.
         kept: the indices that stay, by part.
-        means: fp32 [input columns of the output projection], what enters it on average, where a
-            bias shall stand in for what the removed units contributed; else None.
+        bias: fp32 [hidden], what a repair adds to the output projection's bias, None for nothing.
+        weights: tensors by name, in the shapes of this width, that stand in for those gathered from
+            the dense ones: repair or training has changed them.
         signature: equal for equal choices; `DENSE` when everything stays.
     """
 
@@ -58,8 +60,9 @@ class SitePlan:
     asked: float
     width: Width
     kept: Mapping[Part, torch.Tensor]
-    means: torch.Tensor | None
     signature: str
+    bias: torch.Tensor | None = None
+    weights: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
     @property
     def kept_counts(self) -> dict[Part, int]:
@@ -75,10 +78,14 @@ class SitePlan:
         return gone.nonzero()[:, 0]
 
     @property
+    def lacks_bias(self) -> bool:
+        """Whether the dense output projection has no bias."""
+        return f"{self.site.output}.bias" not in {name for name, _ in self.site.fixed}
+
+    @property
     def adds_bias(self) -> bool:
         """Whether the output projection gains a bias that it had not."""
-        names = {name for name, _ in self.site.fixed}
-        return self.means is not None and f"{self.site.output}.bias" not in names
+        return self.bias is not None and self.lacks_bias
 
 
 class Plan(ABC):
@@ -115,6 +122,18 @@ class Plan(ABC):
     @abstractmethod
     def cost(self, dense_bytes: int, tokens: int) -> Cost:
         """Return what the pruned model weighs; see `dense_cost` for the arguments."""
+
+    @abstractmethod
+    def with_weights(self, weights: Mapping[str, torch.Tensor], mark: str) -> Plan:
+        """Return the plan with other matrices in place of those it would leave.
+
+        Args:
+            weights: matrices of the layers by tensor name, in the shapes the plan gives them.
+            mark: identifies how they were made; what is made in the same way is equal.
+
+        Raises:
+            ValueError: if one is no matrix of a layer.
+        """
 
     def without_tensors(self) -> Plan:
         """Return what the plan says, without weights that it may hold; it can't be applied."""
@@ -168,6 +187,21 @@ class UnitPlan(Plan):
         """See `Plan`."""
         return {key: plan.signature for key, plan in self.sites.items()}
 
+    def with_weights(self, weights: Mapping[str, torch.Tensor], mark: str) -> UnitPlan:
+        """See `Plan`."""
+        own_by_site = by_site(self.anatomy, weights)
+        for key in own_by_site.keys() - self.sites.keys():
+            raise ValueError(f"{key} is no prunable site")
+        changed = {
+            key: replace(
+                self.sites[key],
+                weights={**self.sites[key].weights, **own},
+                signature=marked(self.sites[key].signature, mark),
+            )
+            for key, own in own_by_site.items()
+        }
+        return replace(self, sites={**self.sites, **changed})
+
     @cached_property
     def removed(self) -> Mapping[SiteKey, torch.Tensor]:
         """The channels or query heads that leave each site, int64, ascending."""
@@ -185,8 +219,12 @@ class UnitPlan(Plan):
 
     @property
     def added_parameters(self) -> int:
-        """See `Plan`."""
-        return self.anatomy.hidden_size * sum(plan.adds_bias for plan in self.sites.values())
+        """See `Plan`; counted as the recipe has it, so before the repair is carried out as well."""
+        if self.recipe.repair.kind is not RepairKind.BIAS:
+            return 0
+        return self.anatomy.hidden_size * sum(
+            plan.signature != DENSE and plan.lacks_bias for plan in self.sites.values()
+        )
 
     @property
     def targeted_parameters(self) -> int:
@@ -254,8 +292,8 @@ def check_recipe(recipe: Recipe, fingerprint: str, anatomy: Anatomy) -> None:
 
     Raises:
         PrunescopeError: if the recipe is for another model, names a site that the model does not
-            have or that cannot be pruned, an estimator that cannot follow its pattern, or settings
-            that the estimator has not.
+            have or that cannot be pruned, an estimator that cannot follow its pattern, settings
+            that the estimator has not, or a repair that does not go with the pattern.
     """
     if recipe.fingerprint != fingerprint:
         raise PrunescopeError(
@@ -264,6 +302,7 @@ def check_recipe(recipe: Recipe, fingerprint: str, anatomy: Anatomy) -> None:
             "one."
         )
     able(recipe.scoring.estimator, recipe.pattern).settings(dict(recipe.scoring.params))
+    _check_repair(recipe)
     prunable = prunable_sites(anatomy, recipe.pattern)
     reasons = {refusal.key: refusal.reason for refusal in anatomy.refusals}
     for key, sparsity in recipe.sparsity:
@@ -276,6 +315,24 @@ def check_recipe(recipe: Recipe, fingerprint: str, anatomy: Anatomy) -> None:
             )
         if sparsity > 0:
             raise PrunescopeError(f"Site {key} cannot be pruned: {reasons[key]}.")
+
+
+def _check_repair(recipe: Recipe) -> None:
+    repair = recipe.repair
+    if recipe.pattern.kind is PatternKind.STRUCTURED or not repair:
+        return
+    if repair.kind is RepairKind.BIAS:
+        raise PrunescopeError(
+            f"Repair by a bias stands in for whole units, and the pattern is '{recipe.pattern}'. "
+            "Choose ridge, or no repair."
+        )
+    plain = Repair(repair.kind, repair.damping)
+    if repair != plain:
+        raise PrunescopeError(
+            f"Under the pattern '{recipe.pattern}' a repair looks at what the weights are chosen "
+            f"on, so it has no prefix, windows or length of its own: write '{plain}', and set "
+            "those of the estimator and the calibration."
+        )
 
 
 def prunable_sites(anatomy: Anatomy, pattern: Pattern) -> frozenset[SiteKey]:
@@ -292,38 +349,46 @@ def make_plan(recipe: Recipe, scores: ImportanceMap, anatomy: Anatomy) -> UnitPl
         PrunescopeError: as `check_recipe`.
     """
     check_recipe(recipe, scores.fingerprint, anatomy)
-    if recipe.repair is Repair.BIAS and not scores.means:
-        raise PrunescopeError(
-            f"Bias repair needs the mean inputs that the estimator 'flap' gathers; "
-            f"'{scores.scoring.estimator}' does not. Choose 'flap', or no repair."
-        )
     asked = dict(recipe.sparsity)
-    means = scores.means if recipe.repair is Repair.BIAS else {}
     return UnitPlan(
         recipe,
         anatomy,
-        {
-            site.key: _plan_site(site, scores, asked.get(site.key, 0.0), means.get(site.key))
-            for site in anatomy.sites
-        },
+        {site.key: _plan_site(site, scores, asked.get(site.key, 0.0)) for site in anatomy.sites},
     )
 
 
-def _plan_site(
-    site: Site, scores: ImportanceMap, asked: float, means: torch.Tensor | None
-) -> SitePlan:
+def _plan_site(site: Site, scores: ImportanceMap, asked: float) -> SitePlan:
     width = site.snap(asked)
     kept = select(site, scores.sites[site.key], width)
-    if width.parameters == site.parameters:
-        return SitePlan(site, asked, width, kept, None, DENSE)
-    return SitePlan(site, asked, width, kept, means, _signature(site, kept, means))
+    dense = width.parameters == site.parameters
+    return SitePlan(site, asked, width, kept, DENSE if dense else _signature(site, kept))
 
 
-def _signature(site: Site, kept: Mapping[Part, torch.Tensor], means: torch.Tensor | None) -> str:
+def _signature(site: Site, kept: Mapping[Part, torch.Tensor]) -> str:
     content = hashlib.sha256(str(site.key).encode())
     for part in sorted(kept):
         content.update(kept[part].numpy().tobytes())
         content.update(b"|")
-    if means is not None:
-        content.update(means.numpy().tobytes())
     return content.hexdigest()
+
+
+def marked(signature: str, mark: str) -> str:
+    """Return the signature of what was made of a site's choice in a way that `mark` identifies."""
+    return hashlib.sha256(f"{signature} {mark}".encode()).hexdigest()
+
+
+def by_site(
+    anatomy: Anatomy, weights: Mapping[str, torch.Tensor]
+) -> dict[SiteKey, dict[str, torch.Tensor]]:
+    """Return tensors of the layers' matrices by the site they belong to.
+
+    Raises:
+        ValueError: if one is no matrix of a layer.
+    """
+    keys = {linear.tensor: linear.key for linear in anatomy.linears}
+    found: dict[SiteKey, dict[str, torch.Tensor]] = {}
+    for tensor, value in weights.items():
+        if tensor not in keys:
+            raise ValueError(f"{tensor} is no matrix of a layer")
+        found.setdefault(keys[tensor], {})[tensor] = value
+    return found

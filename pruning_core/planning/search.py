@@ -22,7 +22,8 @@ from pruning_core.planning.budget import (
 )
 from pruning_core.planning.prediction import Predictor
 from pruning_core.planning.solver import Choice, Solution, cheapest, frontier, solve
-from pruning_core.recipe import Recipe, Repair, SiteKey
+from pruning_core.recipe import Recipe, SiteKey
+from pruning_core.repair import NO_REPAIR, Repair
 
 
 @dataclass(frozen=True)
@@ -52,9 +53,7 @@ class Terms:
         """What the cost of a solution is counted in."""
         return self.counted if self.kind is BudgetKind.PERPLEXITY else self.kind
 
-    def cost(
-        self, site: Site, width: Width, anatomy: Anatomy, repair: Repair = Repair.NONE
-    ) -> float:
+    def cost(self, site: Site, width: Width, anatomy: Anatomy, repair: Repair = NO_REPAIR) -> float:
         """Return what a site spends at a width; see `cost_of`."""
         return cost_of(self.spent, site, width, anatomy, self.tokens, self.latency, repair)
 

@@ -6,7 +6,8 @@ first to the last, each is looked at dense, thinned, and its output with the wei
 enters the next. The model is read and never written; what comes out is a plan like any other.
 
 All matrices of a layer are chosen from one look at the dense layer, as the authors of SparseGPT and
-Wanda do.
+Wanda do. Under a ridge repair each is solved again on what stays of it from the same look, before
+the layer hands on.
 """
 
 from __future__ import annotations
@@ -22,13 +23,23 @@ from transformers import PreTrainedModel
 from pruning_core.calibration.gradients import gradient_sizes
 from pruning_core.calibration.walk import Seen, Walk
 from pruning_core.importance.registry import Estimator, estimator
-from pruning_core.importance.weights import Cut, Matrix, Statistic
+from pruning_core.importance.weights import Cut, Matrix, Statistic, Thinned
 from pruning_core.model.anatomy import Anatomy, Linear
 from pruning_core.model.memory import demand_thinning
 from pruning_core.planning.allocation import Place, unit_places
-from pruning_core.planning.plan import DENSE, Cost, Plan, check_recipe, dense_cost
+from pruning_core.planning.plan import (
+    DENSE,
+    Cost,
+    Plan,
+    by_site,
+    check_recipe,
+    dense_cost,
+    marked,
+)
+from pruning_core.planning.ridge import under_masks
 from pruning_core.progress import Tick, silent
 from pruning_core.recipe import Pattern, PatternKind, Recipe, Scalar, SiteKey
+from pruning_core.repair import RepairKind
 
 
 @dataclass(frozen=True)
@@ -86,6 +97,18 @@ class WeightPlan(Plan):
     def removed_weights(self) -> int:
         """See `Plan`."""
         return self.removed_parameters
+
+    def with_weights(self, weights: Mapping[str, torch.Tensor], mark: str) -> WeightPlan:
+        """See `Plan`."""
+        sites = dict(self.sites)
+        for key, own in by_site(self.anatomy, weights).items():
+            before = sites.get(key, SiteMask({}, 0, 0, DENSE))
+            sites[key] = replace(
+                before,
+                weights={**before.weights, **own},
+                signature=marked(before.signature, mark),
+            )
+        return replace(self, sites=dict(sorted(sites.items())))
 
     def without_tensors(self) -> WeightPlan:
         """See `Plan`."""
@@ -188,7 +211,10 @@ class _Thinning:
         self._method = estimator(recipe.scoring.estimator)
         assert self._method.weights is not None
         self._thin = self._method.weights.thin
+        self._repairs = recipe.repair.kind is RepairKind.RIDGE
         self._statistics = self._method.weights.statistics
+        if self._repairs:
+            self._statistics |= {Statistic.HESSIAN}
         self._settings = self._method.settings(dict(recipe.scoring.params))
         self._wanted: dict[SiteKey, list[Linear]] = {}
         for linear in targets(anatomy, self._method):
@@ -255,12 +281,26 @@ class _Thinning:
         weights, removed, size = {}, 0, 0
         for linear in self._wanted[key]:
             parameter = self._model.get_parameter(linear.tensor).detach()
-            result = self._thin(self._matrix(linear, seen, gradients), cut, settings)
-            kept = result.weight.T if linear.transposed else result.weight
+            matrix = self._matrix(linear, seen, gradients)
+            result = self._thin(matrix, cut, settings)
+            stays = self._repaired(matrix, result) if self._repairs else result.weight
+            kept = stays.T if linear.transposed else stays
             weights[linear.tensor] = kept.to(parameter.dtype).contiguous()
             removed += int(result.removed.sum())
             size += parameter.numel()
         return SiteMask(weights, removed, size, signature)
+
+    def _repaired(self, matrix: Matrix, result: Thinned) -> torch.Tensor:
+        """Return the thinned matrix, solved again on what stays, fp32 [out, in]."""
+        assert matrix.hessian is not None
+        return under_masks(
+            matrix.weight,
+            matrix.hessian,
+            ~result.removed,
+            self._recipe.repair.damping,
+            matrix.name,
+            start=result.weight,
+        )
 
     def _matrix(
         self, linear: Linear, seen: Mapping[str, Seen], gradients: Mapping[str, torch.Tensor]
@@ -296,7 +336,8 @@ class _Thinning:
         for layer in range(self._anatomy.layers):
             entering = below.hexdigest()
             for key in (key for key in self._wanted if key.layer == layer):
-                content = f"{self._recipe.scoring.digest} {self._recipe.pattern} {key} "
+                content = f"{self._recipe.scoring.digest} {self._recipe.pattern} "
+                content += f"{self._recipe.repair} {key} "
                 content += f"{self._sparsity(key)!r} {entering}"
                 names[key] = hashlib.sha256(content.encode()).hexdigest()
                 if self._statistics and self._settings.get("prefix") != "dense":

@@ -125,17 +125,27 @@ class Workbench:
 
     def _cut(self, plan: SitePlan) -> None:
         site = plan.site
-        shift = None if plan.means is None else self._shift(plan, plan.means)
+        shift = None if plan.bias is None else self._shift(plan, plan.bias)
         if not plan.width.units:
             for name, module in zip(site.replaced, _removed(site, shift), strict=True):
                 self._replace(name, module)
             return
+        if plan.width.parameters != site.parameters:
+            self._narrow(plan)
+        for tensor, value in plan.weights.items():
+            self._put(tensor, value)
+        if shift is not None:
+            self._put(f"{site.output}.bias", shift)
+
+    def _narrow(self, plan: SitePlan) -> None:
+        """Gather what stays of a site out of its dense tensors."""
+        site = plan.site
         for coupling in site.couplings:
+            if coupling.tensor in plan.weights:
+                continue
             dense = self._dense[coupling.tensor]
             index = coupling.indices(plan.kept).to(dense.device)
             self._put(coupling.tensor, dense.detach().index_select(coupling.axis, index))
-        if shift is not None:
-            self._put(f"{site.output}.bias", shift)
         if site.key.kind is SiteKind.ATTENTION:
             self._set_heads(site, plan.width.units, plan.width.heads)
             if site.head_biases:
@@ -146,17 +156,12 @@ class Workbench:
                     plan.kept[Part.QUERY_HEAD],
                 )
 
-    def _shift(self, plan: SitePlan, means: torch.Tensor) -> torch.Tensor:
-        """Return the bias that stands in for what the removed units contributed on average."""
+    def _shift(self, plan: SitePlan, added: torch.Tensor) -> torch.Tensor:
+        """Return an output projection's bias with what a repair adds to it."""
         site = plan.site
-        columns = next(c for c in site.couplings if c.tensor == f"{site.output}.weight")
-        dense = self._dense[columns.tensor].detach()
-        gone = torch.ones(dense.shape[columns.axis], dtype=torch.bool)
-        gone[columns.indices(plan.kept)] = False
-        gone = gone.to(dense.device)
-        weight = dense if columns.axis == 1 else dense.T
-        shift = weight[:, gone].float() @ means.to(dense.device)[gone]
+        dense = self._dense[site.reads_units.tensor]
         bias = self._output_biases[site.key]
+        shift = added.to(dense.device)
         return (shift if bias is None else shift + bias.float()).to(dense.dtype)
 
     def _restore_site(self, key: SiteKey) -> None:

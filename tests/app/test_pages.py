@@ -13,7 +13,8 @@ from streamlit.testing.v1 import AppTest
 from app import words
 from app.engine import ENGINE
 from app.results import OnBench
-from pruning_core.recipe import STRUCTURED, Repair, Scoring, SiteKey, SiteKind
+from pruning_core.recipe import STRUCTURED, Scoring, SiteKey, SiteKind
+from pruning_core.repair import RepairKind
 from tests.app.conftest import CALIBRATION
 from tests.app.tabs import close, new_tab, open_page, recipe, settle, shown
 
@@ -350,9 +351,9 @@ def test_a_bias_repairs_what_flap_takes(at: AppTest, model: OnBench) -> None:
     settle(at)
     plain = perplexity(at)
     control = next(g for g in at.get("button_group") if "Repair" in g.label)
-    control.set_value(Repair.BIAS).run()
+    control.set_value("bias").run()
     settle(at)
-    assert recipe(at, model).repair is Repair.BIAS
+    assert recipe(at, model).repair.kind is RepairKind.BIAS
     assert perplexity(at) != plain
 
 

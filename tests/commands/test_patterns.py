@@ -95,7 +95,17 @@ def test_a_bias_repairs_what_flap_takes(pruned: Callable[..., dict[str, Any]]) -
         (("--pattern", "2:7"), "choose an m that divides"),
         (("--allocation", "rank"), "Unknown allocation 'rank'"),
         (("--repair", "glue"), "Unknown repair 'glue'"),
-        (("--repair", "bias", "--estimator", "fine"), "Choose 'flap', or no repair"),
+        (
+            ("--repair", "bias", "--estimator", "wanda", "--pattern", "2:4"),
+            "stands in for whole units",
+        ),
+        (
+            ("--repair", "ridge:windows=9", "--estimator", "wanda", "--pattern", "2:4"),
+            "has no prefix, windows or length of its own",
+        ),
+        (("--repair", "ridge:damping=0"), "damping of the repair is 0.0"),
+        (("--repair", "ridge:prefix=none"), "Unknown prefix of the repair"),
+        (("--repair", "ridge:windows=few"), "is no setting of a repair"),
         (("--allocation", "layers", "--estimator", "fine"), "does not score layers"),
         (("--allocation", "ranking", "--pattern", "2:4"), "choose 'uniform' or 'owl'"),
         (

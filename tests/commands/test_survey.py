@@ -11,10 +11,12 @@ import pytest
 import torch
 
 from pruning_core.calibration import Split, load_text
-from pruning_core.commands.survey import FORMAT, ROWS
+from pruning_core.commands.survey import FORMAT
+from pruning_core.commands.survey_tables import BIAS
+from pruning_core.commands.survey_tables import METHODS as ROWS
 from pruning_core.evaluation.quality import Quality
 from pruning_core.importance.registry import able, estimators
-from pruning_core.recipe import STRUCTURED, Recipe, Repair
+from pruning_core.recipe import STRUCTURED, Recipe
 
 QUICK = ("--windows", "2", "--length", "16", "--protocol", "probe", "--limit", "2")
 FEW = ("--only", "wanda,flap", *QUICK)
@@ -60,7 +62,7 @@ def test_the_table_has_every_method_at_the_sparsities_that_papers_report() -> No
     assert [(row.sparsity, row.label) for row in units] == [
         (sparsity, name) for sparsity in (0.2, 0.5) for name in methods
     ]
-    assert {row.label for row in units if row.repair is Repair.BIAS} == {"flap + bias"}
+    assert {row.label for row in units if row.repair == BIAS} == {"flap + bias"}
     for row in ROWS:
         able(row.estimator, row.pattern).settings(dict(row.settings))
     assert len(set(ROWS)) == len(ROWS)

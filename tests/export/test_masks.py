@@ -14,9 +14,9 @@ from pruning_core.export.exporting import export
 from pruning_core.export.format import Subject
 from pruning_core.export.formats import FORMATS
 from pruning_core.export.formats.masks import FILE, read_masks
-from pruning_core.planning.plan import Plan, make_plan
+from pruning_core.planning.plan import Plan
 from pruning_core.planning.thinning import thin
-from pruning_core.recipe import Pattern, Recipe, Repair, Scoring
+from pruning_core.recipe import Pattern, Recipe, Scoring
 from pruning_core.surgery.workbench import Workbench
 from tests import tiny
 from tests.export.subjects import (
@@ -29,7 +29,6 @@ from tests.export.subjects import (
     uniform,
     with_plan,
 )
-from tests.maps import random_map
 
 
 def thinned(bench: Workbench, pattern: str, estimator: str) -> Plan:
@@ -40,16 +39,12 @@ def thinned(bench: Workbench, pattern: str, estimator: str) -> Plan:
 
 
 def biased(bench: Workbench) -> Plan:
-    scores = random_map(bench.anatomy)
-    means = {site.key: torch.randn(_columns(site)) for site in bench.anatomy.sites}
-    recipe = Recipe("tiny", "abc", Scoring("flap"), repair=Repair.BIAS)
-    recipe = recipe.with_sparsity(uniform(bench.anatomy, 0.5))
-    return make_plan(recipe, replace(scores, means=means), bench.anatomy)
-
-
-def _columns(site: object) -> int:
-    (output,) = [c for c in site.couplings if c.tensor == f"{site.output}.weight"]  # type: ignore[attr-defined]
-    return sum(segment.size for segment in output.segments)
+    plan = plan_of(bench.anatomy, uniform(bench.anatomy, 0.5))
+    sites = {
+        key: replace(site, bias=torch.randn(bench.anatomy.hidden_size))
+        for key, site in plan.sites.items()
+    }
+    return replace(plan, sites=sites)
 
 
 PLANS: dict[str, Callable[[Workbench], Plan]] = {
@@ -81,7 +76,7 @@ def test_a_method_that_changes_what_stays_is_refused() -> None:
     subject = with_plan(bench, thinned(bench, "unstructured", "sparsegpt"))
     found, draft = FORMATS["masks"].preflight(subject)
     assert draft is None
-    assert "sparsegpt changes the weights that stay" in found.reason.lower()
+    assert "sparsegpt, a repair or training has changed the weights" in found.reason.lower()
 
 
 def test_thinned_weights_are_plain_and_save_nothing(tmp_path: Path) -> None:

@@ -46,7 +46,6 @@ def make_map(*, fusion: bool = True) -> ImportanceMap:
         else None,
         comparable={key: site_scores(key) for key in KEYS[:2]},
         layers=torch.rand(11),
-        means={key: torch.rand(12) for key in KEYS},
         seconds=1 / 3,
     )
 
@@ -63,11 +62,11 @@ def same_sites(one: dict[SiteKey, SiteScores], other: dict[SiteKey, SiteScores])
 def same(one: ImportanceMap, other: ImportanceMap) -> bool:
     if (one.fusion is None) != (other.fusion is None):
         return False
-    if not same_sites(one.comparable, other.comparable) or list(one.means) != list(other.means):
+    if not same_sites(one.comparable, other.comparable):
         return False
     if (one.layers is None) != (other.layers is None):
         return False
-    pairs = [(one.means[key], other.means[key]) for key in one.means]
+    pairs: list[tuple[torch.Tensor, torch.Tensor]] = []
     if one.layers is not None and other.layers is not None:
         pairs.append((one.layers, other.layers))
     if not all(torch.equal(a, b) for a, b in pairs):

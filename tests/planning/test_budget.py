@@ -11,34 +11,33 @@ from hypothesis import strategies as st
 from pruning_core.errors import PrunescopeError
 from pruning_core.model.anatomy import Anatomy, Site, Width, read_anatomy
 from pruning_core.planning.budget import BudgetKind, Limits, cost_of, fixed_cost, site_widths
-from pruning_core.planning.plan import Cost, UnitPlan, dense_cost, make_plan
-from pruning_core.recipe import Recipe, Repair, SiteKey, SiteKind
+from pruning_core.planning.plan import DENSE, Cost, UnitPlan, dense_cost, make_plan
+from pruning_core.recipe import Recipe, SiteKey, SiteKind
+from pruning_core.repair import NO_REPAIR, Repair, RepairKind
 from tests import tiny
 from tests.maps import random_map
 
 DENSE_BYTES, TOKENS = 1_000_000, 50
+BIAS = Repair(RepairKind.BIAS)
 COUNTED = (BudgetKind.PARAMETERS, BudgetKind.BYTES, BudgetKind.OPERATIONS)
 MODELS = ["llama", "qwen2", "phi3", "bloom", "opt", "gpt2", "falcon", "qwen3_moe", "baichuan"]
 WIDE = read_anatomy(tiny.tiny_model(intermediate_size=200))
 MLP, ATTENTION = WIDE.of_kind(SiteKind.MLP)[0], WIDE.of_kind(SiteKind.ATTENTION)[0]
 
 
-def random_plan(anatomy: Anatomy, seed: int, repair: Repair = Repair.NONE) -> UnitPlan:
+def random_plan(anatomy: Anatomy, seed: int, repair: Repair = NO_REPAIR) -> UnitPlan:
     draw = random.Random(seed)
     sparsity = {site.key: draw.choice([0.0, 1.0, draw.random()]) for site in anatomy.sites}
     recipe = replace(Recipe("tiny", "abc").with_sparsity(sparsity), repair=repair)
     scores = random_map(anatomy, seed)
-    if repair is Repair.BIAS:
-        means = {
-            site.key: torch.zeros(_output_columns(site)) for site in anatomy.sites if site.key.layer
-        }
-        scores = replace(scores, means=means)
-    return make_plan(recipe, scores, anatomy)
-
-
-def _output_columns(site: Site) -> int:
-    coupling = next(c for c in site.couplings if c.tensor == f"{site.output}.weight")
-    return sum(segment.size for segment in coupling.segments)
+    plan = make_plan(recipe, scores, anatomy)
+    if repair.kind is not RepairKind.BIAS:
+        return plan
+    bias = torch.zeros(anatomy.hidden_size)
+    repaired = {
+        key: replace(site, bias=bias) for key, site in plan.sites.items() if site.signature != DENSE
+    }
+    return replace(plan, sites={**plan.sites, **repaired})
 
 
 def counted(cost: Cost, kind: BudgetKind) -> int:
@@ -54,7 +53,7 @@ def summed(plan: UnitPlan, kind: BudgetKind, repaired: frozenset[SiteKey] = froz
             site.width,
             plan.anatomy,
             TOKENS,
-            repair=Repair.BIAS if key in repaired else Repair.NONE,
+            repair=BIAS if key in repaired else NO_REPAIR,
         )
         for key, site in plan.sites.items()
     )
@@ -77,15 +76,15 @@ def test_sites_and_the_rest_add_up_to_what_a_plan_costs(model: str, kind: Budget
 @pytest.mark.parametrize("model", ["mistral", "llama", "qwen2"])
 def test_biases_that_a_repair_adds_are_counted(model: str, kind: BudgetKind) -> None:
     anatomy = read_anatomy(tiny.tiny_model(model))
-    repaired = frozenset(site.key for site in anatomy.sites if site.key.layer)
+    repaired = frozenset(site.key for site in anatomy.sites)
     for seed in range(6):
-        plan = random_plan(anatomy, seed, Repair.BIAS)
+        plan = random_plan(anatomy, seed, BIAS)
         assert summed(plan, kind, repaired) == counted(plan.cost(DENSE_BYTES, TOKENS), kind)
 
 
 def test_the_repair_test_has_something_to_count() -> None:
     anatomy = read_anatomy(tiny.tiny_model("mistral"))
-    assert any(random_plan(anatomy, seed, Repair.BIAS).added_parameters for seed in range(6))
+    assert any(random_plan(anatomy, seed, BIAS).added_parameters for seed in range(6))
 
 
 @dataclass(frozen=True)

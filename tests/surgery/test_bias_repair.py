@@ -6,15 +6,15 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from pruning_core.errors import PrunescopeError
 from pruning_core.importance.evidence import Evidence
-from pruning_core.importance.map import ImportanceMap
-from pruning_core.importance.scoring import score
 from pruning_core.model.anatomy import read_anatomy
-from pruning_core.planning.plan import UnitPlan, make_plan
-from pruning_core.recipe import Recipe, Repair, Scoring, SiteKey, SiteKind
+from pruning_core.planning.plan import UnitPlan
+from pruning_core.planning.resolving import Resolver
+from pruning_core.recipe import Recipe, SiteKey, SiteKind
+from pruning_core.repair import Repair, RepairKind
 from pruning_core.surgery.workbench import Workbench
 from tests import tiny
+from tests.maps import random_map
 
 WINDOWS = tiny.tokens(windows=3)
 MLP = SiteKey(0, SiteKind.MLP)
@@ -23,14 +23,12 @@ OLMO = ("olmo2", ATTENTION)
 FAMILIES = ["llama", "olmo2", "phi3", "gpt2", "opt", "bloom"]
 
 
-def flap(model: PreTrainedModel) -> ImportanceMap:
-    evidence = Evidence(model, read_anatomy(model), lambda _count, _tick: WINDOWS)
-    return score(Scoring("flap"), evidence, "abc")
-
-
 def plan(model: PreTrainedModel, sparsity: dict[SiteKey, float]) -> UnitPlan:
-    recipe = Recipe("tiny", "abc", Scoring("flap"), repair=Repair.BIAS).with_sparsity(sparsity)
-    return make_plan(recipe, flap(model), read_anatomy(model))
+    anatomy = read_anatomy(model)
+    evidence = Evidence(model, anatomy, lambda _count, _tick: WINDOWS)
+    resolver = Resolver(model, anatomy, "abc", model.get_parameter, lambda _calibration: evidence)
+    recipe = Recipe("tiny", "abc", repair=Repair(RepairKind.BIAS)).with_sparsity(sparsity)
+    return resolver.units(recipe, random_map(anatomy))
 
 
 def mean_output(model: PreTrainedModel, module: str) -> torch.Tensor:
@@ -100,12 +98,3 @@ def test_generation_with_a_cache_equals_without() -> None:
     options = {"max_new_tokens": 8, "do_sample": False}
     with_cache = model.generate(WINDOWS[:1], use_cache=True, **options)
     assert torch.equal(with_cache, model.generate(WINDOWS[:1], use_cache=False, **options))
-
-
-def test_it_needs_an_estimator_that_gathers_means() -> None:
-    model = tiny.tiny_model()
-    evidence = Evidence(model, read_anatomy(model), lambda _count, _tick: WINDOWS)
-    scores = score(Scoring("fine"), evidence, "abc")
-    recipe = Recipe("tiny", "abc", Scoring("fine"), repair=Repair.BIAS)
-    with pytest.raises(PrunescopeError, match="Choose 'flap', or no repair"):
-        make_plan(recipe, scores, read_anatomy(model))

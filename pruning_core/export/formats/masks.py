@@ -130,8 +130,10 @@ def _of_units(plan: UnitPlan) -> list[Stored]:
             continue
         for part, kept in site.kept.items():
             tensors.append(_ready(f"{key}/{part}", kept.to(torch.int32)))
-        if site.means is not None:
-            tensors.append(_ready(f"{key}/means", site.means))
+        if site.weights:
+            raise _changed("A repair or training")
+        if site.bias is not None:
+            tensors.append(_ready(f"{key}/bias", site.bias))
     return tensors
 
 
@@ -141,13 +143,16 @@ def _of_weights(plan: WeightPlan, dense: Mapping[str, nn.Parameter]) -> list[Sto
         for name, thinned in site.weights.items():
             stays = thinned != 0
             if not torch.equal(thinned, torch.where(stays, dense[name].detach(), 0)):
-                raise Impossible(
-                    f"{plan.recipe.scoring.estimator} changes the weights that stay as well, and "
-                    "masks hold none: choose plain"
-                )
+                raise _changed(f"{plan.recipe.scoring.estimator}, a repair or training")
             bits = np.packbits(stays.cpu().numpy().reshape(-1))
             tensors.append(_ready(f"{key}/{name}/bits", torch.from_numpy(bits)))
     return tensors
+
+
+def _changed(what: str) -> Impossible:
+    return Impossible(
+        f"{what} has changed the weights that stay, and masks hold none: choose plain"
+    )
 
 
 def _ready(name: str, tensor: torch.Tensor) -> Stored:
@@ -161,7 +166,7 @@ def _site_plan(
     if not found:
         kept = {part: torch.arange(count) for part, count in site.counts.items()}
         width = site.width(site.units, site.heads_per_unit)
-        return SitePlan(site, recipe.at(key), width, kept, None, DENSE)
+        return SitePlan(site, recipe.at(key), width, kept, DENSE)
     kept = {part: found[part].long() for part in site.counts}
     for part, indices in kept.items():
         if (
@@ -179,8 +184,8 @@ def _site_plan(
         recipe.at(key),
         site.width(len(units), heads),
         kept,
-        found.get("means"),
         content.hexdigest(),
+        found.get("bias"),
     )
 
 
@@ -225,7 +230,7 @@ def _same(first: Plan, second: Plan) -> bool:
 
 
 def _choices(plan: SitePlan) -> dict[str, torch.Tensor | None]:
-    return {**{str(part): kept for part, kept in plan.kept.items()}, "means": plan.means}
+    return {**{str(part): kept for part, kept in plan.kept.items()}, "bias": plan.bias}
 
 
 def _equal(

@@ -14,8 +14,7 @@ over the units of a site is made 1. To compare sites, FLAP takes z-scores over a
 
 Source: Fluctuation-based Adaptive Structured Pruning (arXiv 2312.11983, section 3.2) and its public
 code (CASIA-IVA-Lab/FLAP, lib/prune.py). What does not fluctuate can leave and be replaced by a
-bias, ``W_:j`` times the mean of its input, so those means go with the scores. Assumes that columns
-fluctuate independently of each other.
+bias, which is the repair `bias`. Assumes that columns fluctuate independently of each other.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ from pruning_core.recipe import SiteKind
 
 
 def score(evidence: Evidence, settings: Settings) -> Scored:
-    """Return the metric of every unit and query head, and the means that bias repair is made of.
+    """Return the metric of every unit and query head.
 
     Raises:
         PrunescopeError: there is but one window, and the authors' code does not count the first.
@@ -49,7 +48,6 @@ def score(evidence: Evidence, settings: Settings) -> Scored:
     return Scored(
         sites={s.key: unit_mean(folded(s, values)) for s, values in columns.items()},
         comparable={s.key: standardised(s, values) for s, values in columns.items()},
-        means={key: seen.mean for key, seen in evidence.activations.sites.items()},
     )
 
 

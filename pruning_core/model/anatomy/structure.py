@@ -168,14 +168,19 @@ class Site:
         """The modules that no-ops stand in for once every unit has left."""
         return self.stood_in_for or (self.module,)
 
+    @property
+    def reads_units(self) -> Coupling:
+        """The coupling of the output projection's matrix."""
+        return next(c for c in self.couplings if c.tensor == f"{self.output}.weight")
+
+    @property
+    def output_columns(self) -> int:
+        """Inputs of the output projection of the dense site."""
+        return sum(segment.size for segment in self.reads_units.segments)
+
     def head_attributes(self, units: int, heads: int) -> dict[str, int]:
         """Return the values of `head_counts` with `units` groups of `heads` query heads each."""
-        width = sum(
-            s.width
-            for coupling in self.couplings
-            if coupling.tensor == f"{self.output}.weight"
-            for s in coupling.segments
-        )
+        width = sum(segment.width for segment in self.reads_units.segments)
         values = {
             HeadCount.QUERY: units * heads,
             HeadCount.KV: units,

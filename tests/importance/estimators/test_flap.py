@@ -82,13 +82,13 @@ def removed_columns(site: Site, kept: Kept, columns: int) -> torch.Tensor:
     return (~kept[site.key]).repeat_interleave(columns // site.units)
 
 
-def biases(metric: str, kept: Kept) -> dict[SiteKey, torch.Tensor]:
+def biases(kept: Kept) -> dict[SiteKey, torch.Tensor]:
     """Return what the removed columns add to the output on average."""
-    means = scored(evidence(), settings(metric)).means
+    seen = evidence().activations.sites
     found = {}
     for site in evidence().anatomy.sites:
         coupling = next(c for c in site.matrices if c.tensor == f"{site.output}.weight")
-        weight, mean = evidence().weight(coupling), means[site.key]
+        weight, mean = evidence().weight(coupling), seen[site.key].mean
         gone = removed_columns(site, kept, len(mean))
         found[site.key] = weight[:, gone] @ mean[gone]
     return found
@@ -114,8 +114,8 @@ def check_kept(kept: Kept, prefix: str) -> None:
         check(stacked(kept, kind), f"{prefix}.{short}_keep")
 
 
-def check_biases(metric: str, kept: Kept, prefix: str) -> None:
-    found = biases(metric, kept)
+def check_biases(kept: Kept, prefix: str) -> None:
+    found = biases(kept)
     check(stacked(found, SiteKind.ATTENTION), f"{prefix}.o_proj_bias")
     check(stacked(found, SiteKind.MLP), f"{prefix}.down_proj_bias")
 
@@ -137,7 +137,7 @@ def test_the_z_scores_of_heads_are_those_of_the_authors_code(metric: str) -> Non
 def test_what_one_ranking_keeps_and_its_biases_are_those_of_the_authors_code(metric: str) -> None:
     kept = adaptive(metric, whole_costs=True)
     check_kept(kept, f"{metric}.AL-AM")
-    check_biases(metric, kept, f"{metric}.AL-AM")
+    check_biases(kept, f"{metric}.AL-AM")
 
 
 def test_what_one_ranking_keeps_at_exact_costs() -> None:
@@ -146,7 +146,7 @@ def test_what_one_ranking_keeps_at_exact_costs() -> None:
 
 def test_what_a_uniform_share_keeps_and_its_biases_are_those_of_the_authors_code() -> None:
     check_kept(uniform(), "WIFV.UL-UM")
-    check_biases("WIFV", uniform(), "WIFV.UL-UM")
+    check_biases(uniform(), "WIFV.UL-UM")
 
 
 def logits_without_the_units() -> torch.Tensor:
@@ -155,7 +155,7 @@ def logits_without_the_units() -> torch.Tensor:
     for site in read_anatomy(model).sites:
         projection = model.get_submodule(site.output)
         projection.weight[:, removed_columns(site, kept, projection.in_features)] = 0
-        bias = biases("WIFV", kept)[site.key]
+        bias = biases(kept)[site.key]
         projection.bias = torch.nn.Parameter(bias, requires_grad=False)
     return model(vectors.tokens()[:1]).logits
 
@@ -204,16 +204,6 @@ def test_a_group_is_the_mean_of_its_consecutive_heads_and_a_head_of_its_columns(
     torch.testing.assert_close(scores.heads, heads / heads.mean())
     groups = torch.stack([heads[:3].mean(), heads[3:6].mean(), heads[6:].mean()])
     torch.testing.assert_close(scores.units, groups / groups.mean())
-
-
-def test_means_are_of_every_column_of_every_site() -> None:
-    asked = of_tiny(2)
-    means = scored(asked, settings()).means
-    assert {key: tuple(mean.shape) for key, mean in means.items()} == {
-        site.key: (72,) if site.key.kind is SiteKind.ATTENTION else (40,)
-        for site in asked.anatomy.sites
-    }
-    assert {mean.dtype for mean in means.values()} == {torch.float32}
 
 
 def test_one_window_is_enough_for_the_paper_and_too_few_for_the_code() -> None:
