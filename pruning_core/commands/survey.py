@@ -23,6 +23,7 @@ from pruning_core.commands.options import (
     read_protocol,
 )
 from pruning_core.commands.output import emit, narrator, note
+from pruning_core.commands.survey_gaps import closed_gaps
 from pruning_core.commands.survey_tables import METHODS, NOTES, TABLES, Row
 from pruning_core.errors import PrunescopeError, unknown_name
 from pruning_core.printing import print_survey_notes, print_survey_row, print_survey_start
@@ -178,7 +179,7 @@ class _Survey:
         """Return the report, which has all rows that were asked for."""
         surveyed = {row["estimator"] for row in self._report["rows"]}
         self._report["complete"] = True
-        self._report["notes"] = _notes(surveyed)
+        self._report["notes"] = [*_notes(surveyed), *closed_gaps(self._report)]
         return self._report
 
     def _write(self) -> None:

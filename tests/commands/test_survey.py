@@ -12,7 +12,7 @@ import torch
 
 from pruning_core.calibration import Split, load_text
 from pruning_core.commands.survey import FORMAT
-from pruning_core.commands.survey_tables import BIAS
+from pruning_core.commands.survey_tables import BIAS, REPAIRS
 from pruning_core.commands.survey_tables import METHODS as ROWS
 from pruning_core.evaluation.quality import Quality
 from pruning_core.importance.registry import able, estimators
@@ -66,6 +66,40 @@ def test_the_table_has_every_method_at_the_sparsities_that_papers_report() -> No
     for row in ROWS:
         able(row.estimator, row.pattern).settings(dict(row.settings))
     assert len(set(ROWS)) == len(ROWS)
+
+
+def test_the_table_of_repairs_has_every_choice_before_and_after() -> None:
+    pairs = {(row.estimator, row.settings, str(row.pattern), row.sparsity) for row in REPAIRS}
+    for name, settings, pattern, sparsity in pairs:
+        rows = [row for row in REPAIRS if (row.estimator, row.settings) == (name, settings)]
+        here = [row for row in rows if (str(row.pattern), row.sparsity) == (pattern, sparsity)]
+        assert [str(row.repair) for row in here] == ["none", "ridge"]
+        able(name, here[0].pattern).settings(dict(settings))
+    units = {"wanda-sp", "flap", "obs", "llm-pruner element1", "hybrid", "hybrid repaired"}
+    for sparsity in (0.2, 0.5):
+        assert units == {
+            row.label
+            for row in REPAIRS
+            if row.pattern == STRUCTURED and row.sparsity == sparsity and not row.repair
+        }
+    assert {(name, pattern) for name, _, pattern, _ in pairs if pattern != "structured"} == {
+        (name, pattern) for name in ("wanda", "sparsegpt") for pattern in ("unstructured", "2:4")
+    }
+
+
+def test_repairs_are_measured_and_the_gap_is_said(folder: Path, json_of: JsonOf) -> None:
+    words = ("--table", "repair", "--only", "wanda-sp,wanda")
+    report = json_of("survey", folder, *words, *QUICK)
+    assert [row["recipe"]["repair"] for row in report["rows"]] == ["none", "ridge"] * 4
+    sparsity = [row["sparsity_of_prunable"] for row in report["rows"]]
+    assert sparsity[::2] == sparsity[1::2]
+    said = [sentence for sentence in report["notes"] if sentence.startswith("Repair, ")]
+    assert [sentence.partition(":")[0] for sentence in said] == [
+        "Repair, structured at 50%",
+        "Repair, structured at 20%",
+        "Repair, unstructured at 50%",
+        "Repair, 2",
+    ]
 
 
 def test_every_row_is_measured_as_its_recipe_says(folder: Path, json_of: JsonOf) -> None:
