@@ -14,7 +14,6 @@ from app import words
 from app.engine import ENGINE
 from app.results import OnBench
 from pruning_core.recipe import STRUCTURED, Scoring, SiteKey, SiteKind
-from pruning_core.repair import RepairKind
 from tests.app.conftest import CALIBRATION
 from tests.app.tabs import close, new_tab, open_page, recipe, settle, shown
 
@@ -342,19 +341,50 @@ def test_outliers_are_counted_before_they_are_used(at: AppTest, model: OnBench) 
     assert at.session_state["tab"].measured.sparsity == pytest.approx(0.3, abs=0.02)
 
 
-def test_a_bias_repairs_what_flap_takes(at: AppTest, model: OnBench) -> None:
+@pytest.mark.parametrize("repair", ["bias", "ridge:prefix=dense", "ridge"])
+def test_what_stays_makes_up_for_what_leaves(at: AppTest, model: OnBench, repair: str) -> None:
     open_page(at, "tune")
-    at.selectbox(key=shown(at, "ranked-by")).set_value("flap").run()
-    next(b for b in at.button if b.label == "Score FLAP").click().run()
-    settle(at)
+    rank_by_wanda(at)
     at.slider(key=shown(at, "master")).set_value(40).run()
     settle(at)
     plain = perplexity(at)
-    control = next(g for g in at.get("button_group") if "Repair" in g.label)
-    control.set_value("bias").run()
-    settle(at)
-    assert recipe(at, model).repair.kind is RepairKind.BIAS
+    choose_repair(at, repair)
+    assert str(recipe(at, model).repair) == repair
     assert perplexity(at) != plain
+    choose_repair(at, "none")
+    assert perplexity(at) == plain
+
+
+def rank_by_wanda(at: AppTest) -> None:
+    at.selectbox(key=shown(at, "ranked-by")).set_value("wanda-sp").run()
+    for button in at.button:  # none where another test has scored it
+        if button.label == "Score Wanda-sp":
+            button.click().run()
+    settle(at)
+
+
+def choose_repair(at: AppTest, repair: str) -> None:
+    control = next(g for g in at.get("button_group") if "Repair" in g.label)
+    control.set_value(repair).run()
+    settle(at)
+
+
+def test_a_repair_follows_what_leaves(at: AppTest, model: OnBench) -> None:
+    open_page(at, "tune")
+    rank_by_wanda(at)
+    at.slider(key=shown(at, "master")).set_value(50).run()
+    settle(at)
+    choose_repair(at, "ridge:prefix=dense")
+    at.selectbox(key=shown(at, "pattern")).set_value("2:4").run()
+    settle(at)
+    assert str(recipe(at, model).repair) == "ridge"
+    mended = perplexity(at)
+    choose_repair(at, "none")
+    assert perplexity(at) != mended
+    choose_repair(at, "ridge")
+    at.selectbox(key=shown(at, "pattern")).set_value("structured").run()
+    settle(at)
+    assert str(recipe(at, model).repair) == "ridge"
 
 
 def test_instruments_are_measured_and_their_agreement_is_drawn(at: AppTest, model: OnBench) -> None:
