@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from app.exports import Exports, Order, Written, demand_place_for
 from app.results import Answers, Gathered, Measured, OnBench
 from app.texts import Texts
 from app.workplace import Workplace, without_shape
@@ -322,6 +323,35 @@ class Engine:
 
         return self.jobs.submit(owner, "write", "Writing", work, supersede=True)
 
+    def exports(self, fingerprint: str) -> Exports | None:
+        """Return what is known of exports of the model on the bench."""
+        current = self._current
+        if current is None or current.seen.fingerprint != fingerprint:
+            return None
+        return current.exports
+
+    def look_at_formats(self, owner: str, recipe: Recipe) -> Job[None]:
+        """Find out what each format would do with a recipe's plan, which is made if need be."""
+
+        def work(tick: Tick, _publish: Publish) -> None:
+            current = self._on_bench(recipe.fingerprint)
+            current.exports.look(recipe, current.demand_plan(recipe, tick))
+
+        return self.jobs.submit(owner, "formats", looking_at(recipe), work, key=recipe)
+
+    def export(self, owner: str, order: Order) -> Job[Written]:
+        """Write a pruned model and prove it."""
+
+        def work(tick: Tick, _publish: Publish) -> Written:
+            recipe = order.recipe
+            current = self._on_bench(recipe.fingerprint)
+            demand_place_for(order)  # before weights are chosen, which takes long
+            run = self.history.find(recipe.fingerprint, order.run) if order.run else None
+            plan = current.demand_plan(recipe, tick)
+            return current.exports.write(order, plan, run.values if run else None, tick)
+
+        return self.jobs.submit(owner, "export", f"Exporting, {order.format}", work, key=order)
+
     def _saved(self, measured: Measured, run: dict[str, Any], parent: str | None) -> Measured:
         """Save a run; what cannot be saved is not lost, it only says so."""
         fingerprint = measured.recipe.fingerprint
@@ -354,6 +384,11 @@ class Engine:
                 f"{current.seen.ref}. Load yours again on the Model page; your recipe is kept."
             )
         return current
+
+
+def looking_at(recipe: Recipe) -> str:
+    """Return the title of the job that looks at the formats for a recipe."""
+    return f"Looking at the formats for {recipe.digest}"
 
 
 ENGINE = Engine()

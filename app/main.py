@@ -32,6 +32,7 @@ page = st.navigation(
         st.Page("views/compare.py", title="Compare", icon=":material/balance:"),
         st.Page("views/runs.py", title="Runs", icon=":material/account_tree:"),
         st.Page("views/present.py", title="Present", icon=":material/co_present:"),
+        st.Page("views/export.py", title="Export", icon=":material/output:"),
     ],
     position="top",
 )

@@ -12,6 +12,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from app.exports import Exports
 from app.recent import Recent
 from app.results import Measured, OnBench, Side
 from pruning_core.errors import PrunescopeError
@@ -66,6 +67,7 @@ class Workplace:
     Attributes:
         seen: the model as pages see it.
         maps, outliers, closeups: what has been worked out, for pages to look at at any time.
+        exports: what formats would do with its plans, and what was written.
     """
 
     def __init__(self, loaded: LoadedModel, texts: Texts) -> None:
@@ -86,6 +88,7 @@ class Workplace:
             KEPT_SENSITIVITIES
         )
         self.latencies: Recent[tuple[Workload, int], MeasuredLatency] = Recent(8)
+        self.exports = Exports(loaded, self.bench)
         self._texts = texts
         self._evidence: Recent[Calibration, Evidence] = Recent(KEPT_EVIDENCE)
         self._masks: Recent[str, SiteMask] = Recent(KEPT_MASKS * 2 * self.bench.anatomy.layers)

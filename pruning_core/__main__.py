@@ -7,12 +7,14 @@
     python -m pruning_core evaluate demo --protocol wikitext2 --tasks piqa,arc_easy --limit 200
     python -m pruning_core importance demo --estimator fine --out fine.safetensors
     python -m pruning_core inspect demo
+    python -m pruning_core recover demo --recipe run.json --preset quick --out trained
     python -m pruning_core export demo --recipe run.json --format per-layer --out pruned
+    python -m pruning_core check run.json --max-ppl-delta 5%
     python -m pruning_core runs
     python -m pruning_core methods
 
-Exit codes: 0 done, 2 bad input or memory that ran out (one sentence on stderr says what, why and
-what to do), 130 stopped, 141 nobody reads what it prints.
+Exit codes: 0 done, 1 a recipe that does not hold (check), 2 bad input or memory that ran out (one
+sentence on stderr says what, why and what to do), 130 stopped, 141 nobody reads what it prints.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pruning_core.commands import (
+    check,
     compare,
     evaluate,
     export,
@@ -31,6 +34,7 @@ from pruning_core.commands import (
     inspect,
     methods,
     prune,
+    recover,
     runs,
     survey,
 )
@@ -43,7 +47,9 @@ COMMANDS = {
     "evaluate": evaluate,
     "importance": importance,
     "inspect": inspect,
+    "recover": recover,
     "export": export,
+    "check": check,
     "runs": runs,
     "methods": methods,
 }
@@ -56,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _quiet_libraries()
     try:
         _demand_places(options)
-        options.command(options)
+        code: int = options.command(options) or 0
         sys.stdout.flush()
     except BrokenPipeError:
         # Whoever read our output (head, less) has seen enough; Python would fail again at exit.
@@ -73,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"prunescope: The memory ran out. {MEMORY_CURE}", file=sys.stderr)
         return 2
-    return 0
+    return code
 
 
 def _parser() -> argparse.ArgumentParser:

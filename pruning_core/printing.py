@@ -259,6 +259,29 @@ def print_export(report: Mapping[str, Any]) -> None:
     print(f"Written: {_plain(report['folder'])}")
 
 
+def print_recovery(report: Mapping[str, Any]) -> None:
+    """Print what ``recover`` came to: the dense, the pruned and the trained model."""
+    _print_heading(report)
+    print(f"{'':<11}{'perplexity':>12}{'accuracy':>10}{'parameters':>14}")
+    for name in ("dense", "pruned", "recovered"):
+        quality, parameters = report[name]["quality"], report[name]["parameters"]
+        print(
+            f"{name:<11}{_perplexity(quality['perplexity']):>12}{quality['accuracy']:>10.2%}"
+            f"{parameters:>14,}"
+        )
+    if report["regained"] is not None:
+        print(f"Regained: {report['regained']:.1%} of the loss that pruning added.")
+    record = report["recovery"]
+    settings = record["settings"]
+    early = f" of {record['of_steps']:,}" if record["ended_early"] else ""
+    print(
+        f"Trained: {record['steps']:,}{early} steps of {settings['batch']} samples of "
+        f"{_plain(record['text']['source'])}, rank {settings['rank']}, "
+        f"{record['trained_parameters']:,} parameters, {record['seconds']:,.0f} s"
+    )
+    print(f"Written: {_plain(report['folder'])}; export --recover takes it")
+
+
 def _print_preflight(found: Mapping[str, Any]) -> None:
     print(f"\n{found['format']}: {found['title']}")
     if not found["possible"]:

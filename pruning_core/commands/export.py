@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +13,10 @@ from pruning_core.commands.output import emit, narrator
 from pruning_core.errors import PrunescopeError
 from pruning_core.history import FORMAT, parse
 from pruning_core.printing import print_export, print_preflights
+from pruning_core.repair import Repair
 
 if TYPE_CHECKING:
-    pass
+    from collections.abc import Mapping
 
 HELP = "write a pruned model in a form that other software opens, and prove it"
 
@@ -28,6 +30,20 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         required=True,
         metavar="FILE",
         help="what to prune: a recipe, or a saved run, whose numbers go into the model card",
+    )
+    parser.add_argument(
+        "--repair",
+        dest="repair_as",  # of prune's, the recipe decides
+        nargs="?",
+        const="ridge",
+        metavar="REPAIR",
+        help="repair by ridge regression, or as prune's --repair says, whatever the recipe has",
+    )
+    parser.add_argument(
+        "--recover",
+        type=Path,
+        metavar="DIR",
+        help="merge in what recover learned for this recipe and left in a folder",
     )
     parser.add_argument("--format", help="plain, padded, per-layer, gguf or masks")
     parser.add_argument(
@@ -56,12 +72,13 @@ def run(options: argparse.Namespace) -> None:
     Raises:
         PrunescopeError: for anything in the input that cannot be done, and if the proof fails.
     """
-    from pruning_core.export.card import numbers
+    from pruning_core.export.card import numbers, trained_numbers, training
     from pruning_core.export.exporting import export, preflights
     from pruning_core.export.folder import demand_place
     from pruning_core.export.format import Subject
     from pruning_core.export.formats import format_named
-    from pruning_core.export.shelf import Shelf
+    from pruning_core.recovery.folder import RecoveryFolder
+    from pruning_core.recovery.training import recovered
     from pruning_core.runs import as_json
     from pruning_core.surgery.workbench import Workbench
 
@@ -69,8 +86,18 @@ def run(options: argparse.Namespace) -> None:
     recipe = read_recipe(options)
     assert recipe is not None
     measured = _run_in(options.recipe)
+    if options.repair_as is not None:
+        repair = Repair.parse(options.repair_as)
+        # The numbers of the run are those of its own repair.
+        measured = measured if repair == recipe.repair else None
+        recipe = replace(recipe, repair=repair)
     if measured is not None:
         numbers(measured)
+    record: Mapping[str, Any] | None = None
+    if options.recover is not None:
+        record = RecoveryFolder(options.recover).record()
+        training(record)
+        trained_numbers(record)
     if options.format is not None:
         format_named(options.format)
     if not options.check_only:
@@ -86,15 +113,9 @@ def run(options: argparse.Namespace) -> None:
     loaded = load_model(options, recipe.scoring.calibration, tick)
     bench = Workbench(loaded.model)
     plan = planned(loaded, bench, recipe, tick)
-    source = Path(loaded.model.config.name_or_path or "")
-    subject = Subject(
-        shelf=Shelf.of(bench, plan),
-        tokenizer=loaded.tokenizer,
-        model=str(loaded.ref),
-        fingerprint=loaded.fingerprint,
-        source=source if source.name and source.is_dir() else None,
-        run=measured,
-    )
+    if options.recover is not None:
+        plan = recovered(bench, plan, options.recover).plan
+    subject = Subject.of(loaded, bench, plan, run=measured, recovery=record)
     if options.check_only:
         found = {"formats": [preflight.as_dict() for preflight in preflights(subject)]}
         emit(options.json, lambda: as_json(found), lambda: print_preflights(found))

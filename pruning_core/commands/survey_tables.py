@@ -67,14 +67,15 @@ UNITS_TO_REPAIR: tuple[tuple[str, Settings], ...] = (
     ("obs", ()),
     ("llm-pruner", (("taylor", "element1"),)),
     ("hybrid", ()),
-    ("hybrid", (("loop", "repaired"),)),
 )
+LEARNED_REPAIRED: tuple[tuple[str, Settings], ...] = (("hybrid", (("loop", "repaired"),)),)
 
 REPAIRS = (
     *(
         Row(name, settings, STRUCTURED, sparsity, repair)
+        for units in (UNITS_TO_REPAIR, LEARNED_REPAIRED)
         for sparsity in (0.5, 0.2)
-        for name, settings in UNITS_TO_REPAIR
+        for name, settings in units
         for repair in (NO_REPAIR, RIDGE)
     ),
     *(

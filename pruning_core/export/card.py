@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,8 @@ def write_companions(subject: Subject, found: Preflight, folder: Path) -> None:
         "recipe": plan.recipe.digest,
         "bytes": found.bytes,
     }
+    if subject.recovery is not None:
+        manifest["recovery"] = subject.recovery["adapters"]
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
 
 
@@ -65,6 +67,7 @@ def _card(subject: Subject, found: Preflight, licences: list[str]) -> str:
         f"all; {plan.parameters:,} are left.",
         f"- Pattern {recipe.pattern}, estimator {recipe.scoring.estimator}, repair "
         f"{recipe.repair}, calibrated on {recipe.scoring.calibration.corpus}.",
+        *(training(subject.recovery) if subject.recovery is not None else []),
         f"- Recipe {recipe.digest}: `{RECIPE}` repeats it.",
         f"- Format: {found.title}. Opens in: {opens}.",
         *(f"- {note}" for note in found.notes),
@@ -73,7 +76,7 @@ def _card(subject: Subject, found: Preflight, licences: list[str]) -> str:
         "",
         "## Numbers",
         "",
-        *(numbers(subject.run) if subject.run else ["No measured run was given for this export."]),
+        *_numbers(subject),
         "",
         "## Licence",
         "",
@@ -86,40 +89,107 @@ def _card(subject: Subject, found: Preflight, licences: list[str]) -> str:
     return "\n".join(lines)
 
 
+def _numbers(subject: Subject) -> list[str]:
+    run = numbers(subject.run) if subject.run else []
+    if subject.recovery is None:
+        return run or ["No measured run was given for this export."]
+    trained = trained_numbers(subject.recovery)
+    before = ["", "Before the training:", "", *run] if run else []
+    return [*trained, *before] or ["The trained model was not measured."]
+
+
 def numbers(run: Mapping[str, Any]) -> list[str]:
     """Return what a run measured, as lines of Markdown.
 
     Raises:
         PrunescopeError: if the run is not as `prune` writes it.
     """
+    sides = ("dense", "pruned")
+    return _checked(
+        "run",
+        "prune --json or the app wrote, or give the recipe alone",
+        lambda: _table(
+            run,
+            run["dtype"],
+            {name: (run[name]["quality"], run[name]["cost"]["parameters"]) for name in sides},
+        ),
+    )
+
+
+def trained_numbers(record: Mapping[str, Any]) -> list[str]:
+    """Return what was measured before and after a recovery, as lines of Markdown; none if nothing.
+
+    Raises:
+        PrunescopeError: if the record is not as `recover` writes it.
+    """
+    found = record.get("measured")
+    if found is None:
+        return []
+    sides = ("dense", "pruned", "recovered")
+    return _checked(
+        "record of the recovery",
+        "recover wrote",
+        lambda: _table(
+            found,
+            record["dtype"],
+            {name: (found[name]["quality"], found[name]["parameters"]) for name in sides},
+        ),
+    )
+
+
+def training(record: Mapping[str, Any]) -> list[str]:
+    """Return how a model was trained, as lines of Markdown.
+
+    Raises:
+        PrunescopeError: if the record is not as `recover` writes it.
+    """
+    return _checked("record of the recovery", "recover wrote", lambda: _training(record))
+
+
+def _training(record: Mapping[str, Any]) -> list[str]:
+    settings = record["settings"]
+    distilled = (
+        f", {settings['distill']:g} of the loss being the divergence from the dense model"
+        if settings["distill"]
+        else ""
+    )
+    masked = "; weights that had left stayed zero" if record["masked"] else ""
+    return [
+        f"- Trained after that: LoRA of rank {settings['rank']} (alpha {settings['alpha']}, "
+        f"dropout {settings['dropout']:g}) on {record['text']['source']}, {record['steps']:,} "
+        f"steps of {settings['batch']} samples of at most {settings['length']} tokens, AdamW at "
+        f"{settings['rate']:g}{distilled}; merged into the weights{masked}.",
+    ]
+
+
+def _checked(what: str, cure: str, lines: Callable[[], list[str]]) -> list[str]:
     try:
-        return _table(run)
+        return lines()
     except (KeyError, TypeError, ValueError) as error:
         raise PrunescopeError(
-            f"The run lacks a number that the model card shows ({error}). Take a file that prune "
-            "--json or the app wrote, or give the recipe alone."
+            f"The {what} lacks a number that the model card shows ({error}). Take a file that "
+            f"{cure}."
         ) from error
 
 
-def _table(run: Mapping[str, Any]) -> list[str]:
-    protocol = run["protocol"]
+def _table(
+    measured: Mapping[str, Any], dtype: str, sides: Mapping[str, tuple[Mapping[str, Any], int]]
+) -> list[str]:
+    protocol = measured["protocol"]
+    tokens = next(iter(sides.values()))[0]["tokens"]
     rows = [
-        f"| {name} | {_perplexity(run[name]['quality']['perplexity'])} "
-        f"| {run[name]['quality']['accuracy']:.2%} | {run[name]['cost']['parameters']:,} |"
-        for name in ("dense", "pruned")
+        f"| {name} | {_perplexity(quality['perplexity'])} | {quality['accuracy']:.2%} "
+        f"| {parameters:,} |"
+        for name, (quality, parameters) in sides.items()
     ]
-    leak = [
-        "",
-        "Calibration and measurement text overlap: these numbers flatter.",
-    ]
+    leak = ["", "Text that was learned from is measured: these numbers flatter."]
     return [
-        f"Measured under: {protocol['title']} ({protocol['source']}), "
-        f"{run['pruned']['quality']['tokens']:,} tokens, {run['dtype']}.",
+        f"Measured under: {protocol['title']} ({protocol['source']}), {tokens:,} tokens, {dtype}.",
         "",
         "| | perplexity | accuracy | parameters |",
         "|---|---|---|---|",
         *rows,
-        *(leak if run["leaked"] else []),
+        *(leak if measured["leaked"] else []),
     ]
 
 

@@ -11,13 +11,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from transformers import PreTrainedTokenizerBase
 
 from pruning_core.errors import PrunescopeError
 from pruning_core.export.shelf import Shelf
+from pruning_core.model.loading import LoadedModel
+from pruning_core.planning.plan import Plan
 from pruning_core.progress import Tick
+from pruning_core.surgery.workbench import Workbench
 
 
 class Loading(StrEnum):
@@ -33,6 +36,12 @@ class Loading(StrEnum):
     NONE = "none"
 
 
+def source_of(loaded: LoadedModel) -> Path | None:
+    """Return the folder that a model was read from, None if it was none."""
+    source = Path(loaded.model.config.name_or_path or "")
+    return source if source.name and source.is_dir() else None
+
+
 @dataclass(frozen=True)
 class Subject:
     """What is exported.
@@ -44,6 +53,7 @@ class Subject:
         fingerprint: of its weights.
         source: the folder it was read from, None if it was none.
         run: a saved run of this recipe as plain values, whose numbers go into the model card.
+        recovery: the record of how it was trained after it was cut, as plain values.
     """
 
     shelf: Shelf
@@ -52,6 +62,28 @@ class Subject:
     fingerprint: str
     source: Path | None = None
     run: Mapping[str, Any] | None = None
+    recovery: Mapping[str, Any] | None = None
+
+    @classmethod
+    def of(
+        cls,
+        loaded: LoadedModel,
+        bench: Workbench,
+        plan: Plan,
+        *,
+        run: Mapping[str, Any] | None = None,
+        recovery: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """Take a loaded model, which is dense from here on."""
+        return cls(
+            Shelf.of(bench, plan),
+            loaded.tokenizer,
+            str(loaded.ref),
+            loaded.fingerprint,
+            source_of(loaded),
+            run,
+            recovery,
+        )
 
     @property
     def name(self) -> str:

@@ -102,7 +102,8 @@ class WeightPlan(Plan):
         """See `Plan`."""
         sites = dict(self.sites)
         for key, own in by_site(self.anatomy, weights).items():
-            before = sites.get(key, SiteMask({}, 0, 0, DENSE))
+            size = sum(weight.numel() for weight in own.values())
+            before = sites.get(key, SiteMask({}, 0, size, DENSE))
             sites[key] = replace(
                 before,
                 weights={**before.weights, **own},

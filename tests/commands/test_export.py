@@ -128,3 +128,23 @@ def test_a_format_that_cannot_hold_the_plan_says_so(
     )
     assert "cannot hold this plan" in said
     assert not list(tmp_path.iterdir())
+
+
+def test_a_repair_is_switched_on_for_the_export(
+    recipe: Callable[..., Path],
+    folder: Path,
+    json_of: Callable[..., dict[str, Any]],
+    tmp_path: Path,
+) -> None:
+    words = ("export", folder, "--recipe", recipe(), "--format", "plain", "--out")
+    json_of(*words, tmp_path / "plain")
+    done = json_of(*words, tmp_path / "mended", "--repair")
+    assert done["proof"]["passed"]
+    kept = json.loads((tmp_path / "mended" / "prunescope-recipe.json").read_text())
+    assert kept["repair"] == "ridge"
+    # The run's numbers are of the model without it.
+    assert "No measured run" in (tmp_path / "mended" / "README.md").read_text()
+    plain, mended = (load(str(tmp_path / name)).model.state_dict() for name in ("plain", "mended"))
+    differing = {name for name, value in plain.items() if not (value == mended[name]).all()}
+    assert differing
+    assert all(name.endswith(("o_proj.weight", "down_proj.weight")) for name in differing)
