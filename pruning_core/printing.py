@@ -72,12 +72,12 @@ def print_survey_start(report: Mapping[str, Any]) -> None:
     """Print the head of the table that ``survey`` makes, and the dense model's row."""
     _print_heading(report)
     print(
-        f"{'':<21}{'pattern':<13}{'perplexity':>12}{'accuracy':>10}{'prunable':>10}{'layers':>9}"
+        f"{'':<30}{'pattern':<13}{'perplexity':>12}{'accuracy':>10}{'prunable':>10}{'layers':>9}"
         f"{'all':>9}{'choosing':>11}{'measuring':>11}{'peak':>11}"
     )
     quality, seconds = report["dense"]["quality"], report["seconds"]["measuring dense"]
     print(
-        f"{'dense':<34}{_perplexity(quality['perplexity']):>12}{quality['accuracy']:>10.2%}"
+        f"{'dense':<43}{_perplexity(quality['perplexity']):>12}{quality['accuracy']:>10.2%}"
         f"{seconds:>48.1f} s",
         flush=True,
     )
@@ -88,7 +88,7 @@ def print_survey_row(report: Mapping[str, Any], row: Mapping[str, Any]) -> None:
     quality, seconds = row["quality"], row["seconds"]
     place = "gpu" if report["device"].startswith("cuda") else "main"
     print(
-        f"{row['label']:<21}{row['pattern']:<13}{_perplexity(quality['perplexity']):>12}"
+        f"{row['label']:<30}{row['pattern']:<13}{_perplexity(quality['perplexity']):>12}"
         f"{quality['accuracy']:>10.2%}{row['sparsity_of_prunable']:>10.2%}"
         f"{row['sparsity_of_linears']:>9.2%}{row['sparsity_of_all']:>9.2%}"
         f"{seconds['choosing']:>9.1f} s{seconds['measuring']:>9.1f} s"
