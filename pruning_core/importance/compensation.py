@@ -24,7 +24,7 @@ from dataclasses import dataclass
 
 import torch
 
-from pruning_core.errors import PrunescopeError
+from pruning_core.importance.damped import factor, scaled
 
 
 @dataclass(frozen=True)
@@ -64,21 +64,12 @@ class Compensation:
         """
         stays = mask.detach().to(products.device) > 0.5
         kept, gone = stays.nonzero()[:, 0], (~stays).nonzero()[:, 0]
-        wide = products.double()
-        ridge = damping * wide.diagonal().mean()
-        inner = wide[kept][:, kept]
-        inner.diagonal().add_(ridge)
-        factor, failed = torch.linalg.cholesky_ex(inner)
-        if failed or not factor.isfinite().all():
-            raise PrunescopeError(
-                "The input moments of a site cannot be inverted while the fusion learns. Calibrate "
-                "on more windows, or let it learn without the repair."
-            )
-        inverse = torch.cholesky_inverse(factor)
-        cross = wide[gone][:, kept]
+        moments = scaled(products)
+        inverse = torch.cholesky_inverse(factor(moments[kept][:, kept], damping, "a masked site"))
+        cross = moments[gone][:, kept]
         prediction = cross @ inverse
-        told = wide[gone][:, gone] - prediction @ cross.T
-        told = told / (told.diagonal() + ridge).clamp_min(torch.finfo(told.dtype).tiny)
+        told = moments[gone][:, gone] - prediction @ cross.T
+        told = told / (told.diagonal() + damping).clamp_min(torch.finfo(told.dtype).tiny)
         told.fill_diagonal_(1.0)
         back = torch.cat((kept, gone)).argsort()
         return cls(

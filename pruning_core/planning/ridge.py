@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import torch
 
-from pruning_core.errors import PrunescopeError
+from pruning_core.importance.damped import factor, scaled
 
 ITERATIONS = 100
 TOLERANCE = 1e-4
@@ -49,10 +49,9 @@ def without_inputs(
     stays = wide[:, kept]
     if not bool(gone.any()):
         return stays.float()
-    scaled = _scaled(products)
-    inner = _damped(scaled, damping)[kept][:, kept]
-    cross = scaled[gone][:, kept]
-    solved = torch.cholesky_solve(cross.T, _factor(inner, damping, name))
+    moments = scaled(products)
+    lower = factor(moments[kept][:, kept], damping, name)
+    solved = torch.cholesky_solve(moments[gone][:, kept].T, lower)
     return (stays + wide[:, gone] @ solved.T).float()
 
 
@@ -80,9 +79,9 @@ def under_masks(
         PrunescopeError: as `without_inputs`.
     """
     dense = weight.float()
-    scaled = _scaled(products)
-    inverse = torch.cholesky_inverse(_factor(_damped(scaled, damping), damping, name)).float()
-    operator = scaled.float()
+    moments = scaled(products)
+    inverse = torch.cholesky_inverse(factor(moments, damping, name)).float()
+    operator = moments.float()
     free = stays.float()
 
     def applied(step: torch.Tensor) -> torch.Tensor:
@@ -107,23 +106,3 @@ def under_masks(
         direction = ahead + following / power.clamp_min(1e-30) * direction
         power = following
     return free * (dense + added)
-
-
-def _scaled(products: torch.Tensor) -> torch.Tensor:
-    """Return the products over their mean diagonal, fp64."""
-    wide = products.double()
-    return wide / wide.diagonal().mean().clamp_min(torch.finfo(torch.float64).tiny)
-
-
-def _damped(scaled: torch.Tensor, damping: float) -> torch.Tensor:
-    return scaled + damping * torch.eye(len(scaled), dtype=scaled.dtype, device=scaled.device)
-
-
-def _factor(damped: torch.Tensor, damping: float, name: str) -> torch.Tensor:
-    factor, failed = torch.linalg.cholesky_ex(damped)
-    if failed or not factor.isfinite().all():
-        raise PrunescopeError(
-            f"What enters {name} cannot be solved for. Raise the damping of the repair above "
-            f"{damping}, or let it look at more windows."
-        )
-    return factor

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import torch
 
-from pruning_core.errors import PrunescopeError
+from pruning_core.importance.damped import factor, scaled
 from pruning_core.importance.evidence import Evidence
 from pruning_core.importance.map import SiteScores
 from pruning_core.importance.registry import (
@@ -79,16 +79,7 @@ def damped_inverse(products: torch.Tensor, damping: float, name: str) -> torch.T
     Raises:
         PrunescopeError: if they cannot be inverted.
     """
-    wide = products.double()
-    wide = wide / wide.diagonal().mean().clamp_min(torch.finfo(wide.dtype).tiny)
-    wide.diagonal().add_(damping)
-    factor, failed = torch.linalg.cholesky_ex(wide)
-    if failed or not factor.isfinite().all():
-        raise PrunescopeError(
-            f"The input moments of {name} cannot be inverted. Raise the damping above {damping}, "
-            "or calibrate on more windows."
-        )
-    return torch.cholesky_inverse(factor)
+    return torch.cholesky_inverse(factor(scaled(products), damping, name))
 
 
 def _site(site: Site, weight: torch.Tensor, inverse: torch.Tensor, *, greedy: bool) -> SiteScores:
