@@ -15,7 +15,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from app.exports import Exports, Order, Written, demand_place_for
+from app.exports import Candidate, Exports, Order, Written, demand_place_for
+from app.recoveries import Recoveries, Trained, Training
 from app.results import Answers, Gathered, Measured, OnBench
 from app.texts import Texts
 from app.workplace import Workplace, without_shape
@@ -330,14 +331,32 @@ class Engine:
             return None
         return current.exports
 
-    def look_at_formats(self, owner: str, recipe: Recipe) -> Job[None]:
-        """Find out what each format would do with a recipe's plan, which is made if need be."""
+    def recoveries(self, fingerprint: str) -> Recoveries | None:
+        """Return what trainings of the model on the bench came to."""
+        current = self._current
+        if current is None or current.seen.fingerprint != fingerprint:
+            return None
+        return current.recoveries
+
+    def recover(self, owner: str, training: Training) -> Job[Trained]:
+        """Train what a recipe leaves; it may end early with what has been learned."""
+        from pruning_core.recovery.training import RECOVERING
+
+        def work(tick: Tick, publish: Publish) -> Trained:
+            current = self._on_bench(training.recipe.fingerprint)
+            return current.recover(training, tick, publish)
+
+        title, early = training_of(training.recipe), {RECOVERING}
+        return self.jobs.submit(owner, "recover", title, work, key=training, can_stop_early=early)
+
+    def look_at_formats(self, owner: str, candidate: Candidate) -> Job[None]:
+        """Find out what each format would do with a candidate; its plan is made if need be."""
 
         def work(tick: Tick, _publish: Publish) -> None:
-            current = self._on_bench(recipe.fingerprint)
-            current.exports.look(recipe, current.demand_plan(recipe, tick))
+            current = self._on_bench(candidate[0].fingerprint)
+            current.exports.look(candidate, current.demand_candidate(*candidate, tick)[0])
 
-        return self.jobs.submit(owner, "formats", looking_at(recipe), work, key=recipe)
+        return self.jobs.submit(owner, "formats", looking_at(candidate), work, key=candidate)
 
     def export(self, owner: str, order: Order) -> Job[Written]:
         """Write a pruned model and prove it."""
@@ -347,8 +366,8 @@ class Engine:
             current = self._on_bench(recipe.fingerprint)
             demand_place_for(order)  # before weights are chosen, which takes long
             run = self.history.find(recipe.fingerprint, order.run) if order.run else None
-            plan = current.demand_plan(recipe, tick)
-            return current.exports.write(order, plan, run.values if run else None, tick)
+            plan, record = current.demand_candidate(*order.candidate, tick)
+            return current.exports.write(order, plan, run.values if run else None, record, tick)
 
         return self.jobs.submit(owner, "export", f"Exporting, {order.format}", work, key=order)
 
@@ -386,9 +405,17 @@ class Engine:
         return current
 
 
-def looking_at(recipe: Recipe) -> str:
-    """Return the title of the job that looks at the formats for a recipe."""
-    return f"Looking at the formats for {recipe.digest}"
+def looking_at(candidate: Candidate) -> str:
+    """Return the title of the job that looks at the formats for a candidate."""
+    recipe, trained = candidate
+    return (
+        f"Looking at the formats for {recipe.digest}{f', trained {trained[:6]}' if trained else ''}"
+    )
+
+
+def training_of(recipe: Recipe) -> str:
+    """Return the title of the job that trains what a recipe leaves."""
+    return f"Training what {recipe.digest} leaves"
 
 
 ENGINE = Engine()

@@ -24,7 +24,10 @@ if TYPE_CHECKING:
     from pruning_core.surgery.workbench import Workbench
 
 KEPT = 16
-"""For how many recipes it is kept what the formats say, and what was written."""
+"""For how many candidates it is kept what the formats say, and what was written."""
+
+Candidate = tuple[Recipe, str | None]
+"""What may be exported: a recipe, and what identifies the training that followed; None if none."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class Order:
         folder: what the export becomes.
         overwrite: whether an earlier export that lies there may be replaced.
         run: the id of the saved run whose numbers go into the model card, None for none.
+        trained: identifies what was learned after the pruning and goes along, None for nothing.
     """
 
     recipe: Recipe
@@ -44,6 +48,12 @@ class Order:
     folder: Path
     overwrite: bool = False
     run: str | None = None
+    trained: str | None = None
+
+    @property
+    def candidate(self) -> Candidate:
+        """What of the recipe is exported."""
+        return self.recipe, self.trained
 
 
 @dataclass(frozen=True)
@@ -67,32 +77,43 @@ class Exports:
     """The exports of one model.
 
     Attributes:
-        formats: what each format would do, by recipe.
-        written: the last export of each recipe.
+        formats: what each format would do with a candidate.
+        written: the last export of each.
         source: the folder that the model was read from, None if it was none.
     """
 
     def __init__(self, loaded: LoadedModel, bench: Workbench) -> None:
         from pruning_core.export.format import source_of
 
-        self.formats: Recent[Recipe, tuple[Preflight, ...]] = Recent(KEPT)
-        self.written: Recent[Recipe, Written] = Recent(KEPT)
+        self.formats: Recent[Candidate, tuple[Preflight, ...]] = Recent(KEPT)
+        self.written: Recent[Candidate, Written] = Recent(KEPT)
         self.source = source_of(loaded)
         self._loaded = loaded
         self._bench = bench
 
-    def look(self, recipe: Recipe, plan: Plan) -> None:
-        """Find out what each format would do with a plan; nothing is written."""
+    def look(self, candidate: Candidate, plan: Plan) -> None:
+        """Find out what each format would do with a candidate's plan; nothing is written."""
         from pruning_core.export.exporting import preflights
 
         with self._bench.applied(None):
-            self.formats[recipe] = preflights(self._subject(plan, None))
+            self.formats[candidate] = preflights(self._subject(plan, None, None))
 
-    def write(self, order: Order, plan: Plan, run: Mapping[str, Any] | None, tick: Tick) -> Written:
+    def write(
+        self,
+        order: Order,
+        plan: Plan,
+        run: Mapping[str, Any] | None,
+        recovery: Mapping[str, Any] | None,
+        tick: Tick,
+    ) -> Written:
         """Write an export and prove it.
 
         Args:
+            order: what is asked for.
+            plan: of its candidate.
             run: a saved run of the recipe as plain values, for the model card.
+            recovery: the record of the training, if there was one; for the card, too.
+            tick: hears of it.
 
         Raises:
             PrunescopeError: if it cannot or may not be written, or the proof fails; then what lay
@@ -107,7 +128,7 @@ class Exports:
         started = time.monotonic()
         with self._bench.applied(None):
             done = export(
-                self._subject(plan, run),
+                self._subject(plan, run, recovery),
                 order.format,
                 order.folder,
                 overwrite=order.overwrite,
@@ -116,13 +137,15 @@ class Exports:
         files = (path for path in done.folder.rglob("*") if path.is_file())
         size = sum(path.stat().st_size for path in files)
         written = Written(order, done, size, time.monotonic() - started)
-        self.written[order.recipe] = written
+        self.written[order.candidate] = written
         return written
 
-    def _subject(self, plan: Plan, run: Mapping[str, Any] | None) -> Subject:
+    def _subject(
+        self, plan: Plan, run: Mapping[str, Any] | None, recovery: Mapping[str, Any] | None
+    ) -> Subject:
         from pruning_core.export.format import Subject
 
-        return Subject.of(self._loaded, self._bench, plan, run=run)
+        return Subject.of(self._loaded, self._bench, plan, run=run, recovery=recovery)
 
 
 def demand_place_for(order: Order) -> None:

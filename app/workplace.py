@@ -8,12 +8,14 @@ torch and transformers are imported when they are needed, so that the first page
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from app.exports import Exports
 from app.recent import Recent
+from app.recoveries import Recoveries, Trained, Training
 from app.results import Measured, OnBench, Side
 from pruning_core.errors import PrunescopeError
 from pruning_core.progress import Tick, silent
@@ -50,13 +52,13 @@ KEPT_REPAIRS = 4
 
 
 class Probe(NamedTuple):
-    """What a protocol measures on: the evaluator, one window to time, the text, and what is read.
+    """What a protocol measures on: the evaluator, its windows, the text, and what is read.
 
-    `read` is the part of the text that the windows hold.
+    `windows` is int64 [windows, tokens]; `read` is the part of the text that they hold.
     """
 
     evaluator: LiveEvaluator
-    window: torch.Tensor
+    windows: torch.Tensor
     text: Text
     read: Text
 
@@ -68,6 +70,7 @@ class Workplace:
         seen: the model as pages see it.
         maps, outliers, closeups: what has been worked out, for pages to look at at any time.
         exports: what formats would do with its plans, and what was written.
+        recoveries: what trainings of its plans came to.
     """
 
     def __init__(self, loaded: LoadedModel, texts: Texts) -> None:
@@ -89,6 +92,7 @@ class Workplace:
         )
         self.latencies: Recent[tuple[Workload, int], MeasuredLatency] = Recent(8)
         self.exports = Exports(loaded, self.bench)
+        self.recoveries = Recoveries(loaded, self.bench)
         self._texts = texts
         self._evidence: Recent[Calibration, Evidence] = Recent(KEPT_EVIDENCE)
         self._masks: Recent[str, SiteMask] = Recent(KEPT_MASKS * 2 * self.bench.anatomy.layers)
@@ -231,11 +235,42 @@ class Workplace:
         )
         return measured, run.as_dict()
 
+    def recover(self, training: Training, tick: Tick, publish: Callable[[object], None]) -> Trained:
+        """Train what a recipe leaves, on its probe; see `Recoveries.train`."""
+        from pruning_core.pipeline import guard_recipes
+
+        recipe = training.recipe
+        probe = self.probe(training.protocol, tick)
+        leaked = guard_recipes(
+            [recipe], probe.read, allow=training.allow_leak, tick=tick, read=self._texts.read
+        )
+        return self.recoveries.train(
+            training, probe, leaked, lambda: self.demand_plan(recipe, tick), tick, publish
+        )
+
+    def demand_candidate(
+        self, recipe: Recipe, trained: str | None, tick: Tick
+    ) -> tuple[Plan, Mapping[str, Any] | None]:
+        """Return the plan that is to be exported, and the record of its training if there was one.
+
+        Args:
+            recipe: what is pruned.
+            trained: identifies what was learned after that, None for the plan as it was cut.
+            tick: hears of weights that are chosen.
+
+        Raises:
+            PrunescopeError: if the importance map or what was learned is gone.
+        """
+        plan = self.demand_plan(recipe, tick)
+        if trained is None:
+            return plan, None
+        return self.recoveries.merged(recipe, trained, plan)
+
     def speeds(self, recipe: Recipe, protocol: Protocol, tick: Tick) -> tuple[float, float]:
         """Return tokens per second of the dense and of the pruned model, timed in turn."""
         from pruning_core.evaluation.speed import prefill_speed
 
-        plan, window = self.demand_plan(recipe, tick), self.probe(protocol, tick).window
+        plan, window = self.demand_plan(recipe, tick), self.probe(protocol, tick).windows[0]
         with self.bench.applied(None):
             dense = prefill_speed(self.loaded.model, window, tick)
         if not plan.removed_parameters:
@@ -299,7 +334,7 @@ class Workplace:
             )
             known = Probe(
                 LiveEvaluator(self.bench, windows),
-                windows[0],
+                windows,
                 text,
                 measured_part(text, windows, tokenizer),
             )

@@ -164,7 +164,7 @@ def test_only_the_engine_and_its_store_make_threads_locks_and_job_services() -> 
 
 
 def test_figures_are_pure() -> None:
-    for name in ("figures", "comparison_figures", "run_figures", "palette"):
+    for name in ("figures", "comparison_figures", "run_figures", "recovery_figures", "palette"):
         path = ROOT / f"app/{name}.py"
         assert "streamlit" not in packages(path), where(path)
 

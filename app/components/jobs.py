@@ -39,7 +39,7 @@ def _draw(job: Job[object]) -> None:
                 on_click=job.enough,
                 disabled=job.keeping or job.cancelling,
                 icon=":material/download_done:",
-                help="Ends the learning after this step and uses the fusion as it is by then. "
+                help="Ends the learning after this step and uses what was learned by then. "
                 "When another tab waits for the same, once it has been pressed there too.",
                 width="stretch",
             )

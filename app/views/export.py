@@ -1,4 +1,4 @@
-"""Export: what each format would do with the present plan, then files, then their proof."""
+"""Export: training of what is left, what each format would do with it, files, and their proof."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from app.components.bench import require_model, score_button
 from app.components.export.form import draw_form
 from app.components.export.formats import draw_formats, find_formats, formats_of
 from app.components.export.proven import draw_others, draw_written, written_of
+from app.components.recover.section import draw_recover
 from app.engine import ENGINE
 from app.results import OnBench
 from app.words import count, percent, size
@@ -41,15 +42,19 @@ bench = require_model()
 state.follow_maps(bench)
 present = state.recipe(bench)
 draw_subject(bench, present)
-formats = formats_of(bench, present)
 if present.pattern == STRUCTURED and ENGINE.map(bench.fingerprint, present.scoring) is None:
     st.markdown("Which units leave is known once their importance has been scored.")
     score_button(bench, "Score", (present.scoring,))
-elif formats is None:
-    find_formats(bench, present)
+    draw_others(bench, (present, None))
 else:
-    draw_formats(formats)
-    draw_form(bench, present, formats)
-    if written := written_of(bench, present):
-        draw_written(written)
-draw_others(bench, present)
+    trained = draw_recover(bench, present)
+    candidate = (present, trained.mark if trained else None)
+    formats = formats_of(bench, candidate)
+    if formats is None:
+        find_formats(candidate)
+    else:
+        draw_formats(formats)
+        draw_form(bench, present, trained, formats)
+        if written := written_of(bench, candidate):
+            draw_written(written)
+    draw_others(bench, candidate)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -189,6 +188,9 @@ def read_settings(options: argparse.Namespace) -> Settings:
     return replace(preset(options.preset), **chosen)
 
 
+SIDES = ("dense", "pruned", "recovered")
+
+
 class _Scales:
     """One protocol's text, and what was measured on it by the names of the models."""
 
@@ -236,6 +238,7 @@ class _Scales:
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values: the protocol, every model, and how much was regained."""
+        from pruning_core.recovery.regained import regained
         from pruning_core.runs import quality_as_dict
 
         return {
@@ -245,16 +248,8 @@ class _Scales:
                 name: {"quality": quality_as_dict(quality), "parameters": parameters}
                 for name, (quality, parameters) in self._found.items()
             },
-            "regained": self._regained(),
+            "regained": regained(*(self._found[name][0].perplexity for name in SIDES)),
         }
-
-    def _regained(self) -> float | None:
-        """Return the share of the loss that pruning added which is gone again, if it added any."""
-        losses = [math.log(self._found[n][0].perplexity) for n in ("dense", "pruned", "recovered")]
-        dense, pruned, recovered = losses
-        if not all(map(math.isfinite, losses)) or pruned <= dense:
-            return None
-        return (pruned - recovered) / (pruned - dense)
 
 
 def _tell(point: Point, steps: int) -> None:

@@ -240,7 +240,7 @@ def test_exports_of_other_recipes_are_not_forgotten(at: AppTest, model: OnBench)
     export(at)
     opened(at, model, uneven(model))
     assert not at.success
-    assert str(folder) in at.expander[0].text[0].value
+    assert str(folder) in at.expander[-1].text[0].value
 
 
 def test_the_numbers_of_a_measured_run_go_into_the_card(at: AppTest, model: OnBench) -> None:

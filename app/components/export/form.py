@@ -13,6 +13,7 @@ from app.components.export.place import Place, default_name, default_parent, pla
 from app.components.jobs import POLL_SECONDS
 from app.engine import ENGINE
 from app.exports import Order
+from app.recoveries import Trained
 from app.results import OnBench
 from app.words import perplexity
 from pruning_core.errors import PrunescopeError
@@ -29,8 +30,17 @@ STAGES = {
 }
 
 
-def draw_form(model: OnBench, recipe: Recipe, formats: Sequence[Preflight]) -> None:
-    """Draw the choices and the button, and how far an export is."""
+def draw_form(
+    model: OnBench, recipe: Recipe, trained: Trained | None, formats: Sequence[Preflight]
+) -> None:
+    """Draw the choices and the button, and how far an export is.
+
+    Args:
+        model: on the bench.
+        recipe: what is pruned.
+        trained: the training that followed and goes along, None for the plan as it was cut.
+        formats: what each would do.
+    """
     possible = [found.format for found in formats if found.possible]
     if not possible:
         st.info("No format can hold this plan.", icon=":material/block:")
@@ -55,19 +65,19 @@ def draw_form(model: OnBench, recipe: Recipe, formats: Sequence[Preflight]) -> N
         )
         name = right.text_input(
             "Under the name",
-            default_name(recipe, format),
-            key=f"export-name-{recipe.digest}-{format}",
+            default_name(recipe, format, trained=trained is not None),
+            key=f"export-name-{recipe.digest}-{format}{'-trained' if trained else ''}",
             persist_state="session",
         )
         run = run_for_card(model, recipe)
-        st.caption(_card_words(run))
+        st.caption(_card_words(run, trained))
         try:
             place = place_of(parent or "", name or "", _source(model))
         except PrunescopeError as error:
             st.warning(str(error), icon=":material/folder_off:")
             place = None
         replace = _draw_replacing(place) if place else False
-        _draw_button(recipe, format, place, replace, run)
+        _draw_button(recipe, trained, format, place, replace, run)
         busy = state.job("export") is not None
         st.fragment(_progress, run_every=POLL_SECONDS if busy else None)()
         if not busy:
@@ -93,7 +103,16 @@ def run_for_card(model: OnBench, recipe: Recipe) -> SavedRun | None:
     return next(reversed(usual or alike), None)
 
 
-def _card_words(run: SavedRun | None) -> str:
+def _card_words(run: SavedRun | None, trained: Trained | None) -> str:
+    if trained is not None:
+        before = f", and before it those of {run.label}" if run else ""
+        leak = trained.record["measured"]["leaked"]
+        return (
+            "The model card will say how it was trained and have the numbers after that: "
+            f"perplexity {perplexity(trained.perplexity('recovered'))}, dense "
+            f"{perplexity(trained.perplexity('dense'))}, {trained.training.protocol.title}{before}."
+            f"{' It will say that the texts overlap.' if leak else ''}"
+        )
     if run is None:
         return (
             "The model card will have no numbers: this recipe has not been measured here yet. "
@@ -124,7 +143,12 @@ def _draw_replacing(place: Place) -> bool:
 
 
 def _draw_button(
-    recipe: Recipe, format: str, place: Place | None, replace: bool, run: SavedRun | None
+    recipe: Recipe,
+    trained: Trained | None,
+    format: str,
+    place: Place | None,
+    replace: bool,
+    run: SavedRun | None,
 ) -> None:
     ready = place is not None and (replace or not place.replaces)
     busy = state.job("export") is not None
@@ -140,7 +164,8 @@ def _draw_button(
             st.caption(f"Becomes `{place.folder}`")
     # Not in a callback, which would have what the fields held when they were last drawn.
     if pressed and place is not None and not busy:
-        order = Order(recipe, format, place.folder, replace, run.id if run else None)
+        mark = trained.mark if trained else None
+        order = Order(recipe, format, place.folder, replace, run.id if run else None, mark)
         state.submit(lambda: ENGINE.export(state.owner(), order))
         st.rerun()
 

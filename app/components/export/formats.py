@@ -1,4 +1,4 @@
-"""What every export format would do with the present plan, before anything is written."""
+"""What every export format would do with a candidate, before anything is written."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ import streamlit as st
 from app import state
 from app.components.jobs import POLL_SECONDS
 from app.engine import ENGINE, looking_at
+from app.exports import Candidate
 from app.results import OnBench
 from app.words import change, size
-from pruning_core.recipe import Recipe
 
 if TYPE_CHECKING:
     from pruning_core.export.format import Preflight
 
 
-def formats_of(model: OnBench, recipe: Recipe) -> tuple[Preflight, ...] | None:
-    """Return what the formats would do with a recipe's plan, if that has been found out."""
+def formats_of(model: OnBench, candidate: Candidate) -> tuple[Preflight, ...] | None:
+    """Return what the formats would do with a candidate, if that has been found out."""
     exports = ENGINE.exports(model.fingerprint)
-    return None if exports is None else exports.formats.get(recipe)
+    return None if exports is None else exports.formats.get(candidate)
 
 
-def find_formats(model: OnBench, recipe: Recipe) -> None:
+def find_formats(candidate: Candidate) -> None:
     """Draw how far finding out is; it begins by itself where the plan is there, but only once."""
     running = state.job("formats")
-    if running is None and ENGINE.plan(recipe) is not None and not _asked(recipe):
-        _look(recipe)
+    if running is None and ENGINE.plan(candidate[0]) is not None and not _asked(candidate):
+        _look(candidate)
         running = state.job("formats")
     if running is None:
-        _ask(recipe)
+        _ask(candidate)
     st.fragment(_waiting, run_every=POLL_SECONDS if running else None)()
 
 
@@ -71,9 +71,9 @@ def _draw_size(found: Preflight) -> None:
     st.markdown(words)
 
 
-def _ask(recipe: Recipe) -> None:
+def _ask(candidate: Candidate) -> None:
     """Draw the button that finds out, where it takes work or was stopped."""
-    if ENGINE.plan(recipe) is None:
+    if ENGINE.plan(candidate[0]) is None:
         st.markdown(
             "What leaves has not been worked out for this recipe yet. That is done when it is "
             "measured, or here: layer by layer, which takes a while."
@@ -84,21 +84,21 @@ def _ask(recipe: Recipe) -> None:
         icon=":material/fact_check:",
         key="look-at-formats",
         on_click=_look,
-        args=(recipe,),
+        args=(candidate,),
     )
 
 
-def _look(recipe: Recipe) -> None:
-    state.submit(lambda: ENGINE.look_at_formats(state.owner(), recipe))
+def _look(candidate: Candidate) -> None:
+    state.submit(lambda: ENGINE.look_at_formats(state.owner(), candidate))
 
 
-def _asked(recipe: Recipe) -> bool:
-    """Whether the last that this tab has looked at were the formats for this recipe.
+def _asked(candidate: Candidate) -> bool:
+    """Whether the last that this tab has looked at were the formats for this candidate.
 
     If there is nothing to see of it, it was stopped or has failed: then only by hand.
     """
     asked = [job.title for job in ENGINE.jobs.jobs(state.owner()) if job.kind == "formats"]
-    return asked[-1:] == [looking_at(recipe)]
+    return asked[-1:] == [looking_at(candidate)]
 
 
 def _waiting() -> None:

@@ -30,11 +30,17 @@ def default_parent() -> str:
     return str(Path.home() / "prunescope")
 
 
-def default_name(recipe: Recipe, format: str) -> str:
-    """Return what an export is called where nobody says otherwise: ``demo-pruned-3f2a…-plain``."""
+def default_name(recipe: Recipe, format: str, *, trained: bool = False) -> str:
+    """Return what an export is called where nobody says otherwise: ``demo-pruned-3f2a…-plain``.
+
+    Args:
+        recipe: what is pruned.
+        format: its name.
+        trained: whether what was left has been trained.
+    """
     model = Path(recipe.model.partition("@")[0]).name.removesuffix(".gguf")
     model = re.sub(r"[^A-Za-z0-9._-]+", "-", model).strip(".-") or "model"
-    return f"{model}-pruned-{recipe.digest}-{format}"
+    return f"{model}-pruned-{recipe.digest}-{'trained-' if trained else ''}{format}"
 
 
 def place_of(parent: str, name: str, source: Path | None) -> Place:

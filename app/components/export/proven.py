@@ -9,26 +9,25 @@ import streamlit as st
 
 from app.components.export.loading import loading_lines
 from app.engine import ENGINE
-from app.exports import Written
+from app.exports import Candidate, Written
 from app.results import OnBench
 from app.words import change, size
-from pruning_core.recipe import Recipe
 
 ALONE = 260
 """Width in pixels of a number's card that has none beside it."""
 
 
-def written_of(model: OnBench, recipe: Recipe) -> Written | None:
-    """Return the last export of a recipe, if there was one since the model was loaded."""
+def written_of(model: OnBench, candidate: Candidate) -> Written | None:
+    """Return the last export of a candidate, if there was one since the model was loaded."""
     exports = ENGINE.exports(model.fingerprint)
-    return exports.written.get(recipe) if exports else None
+    return exports.written.get(candidate) if exports else None
 
 
 def draw_written(written: Written) -> None:
     """Draw an export: the proof first."""
     order, done = written.order, written.done
     proof = done.proof
-    st.subheader(f"Exported: {order.format}")
+    st.subheader(f"Exported: {order.format}{', trained' if order.trained else ''}")
     if "read_back" in proof:
         st.success(
             f"**Proven.** Read back and found equal to the pruned model: {proof['read_back']}.",
@@ -57,16 +56,18 @@ def draw_written(written: Written) -> None:
     st.caption(_conditions(written, proof))
 
 
-def draw_others(model: OnBench, recipe: Recipe) -> None:
-    """Draw where exports of other recipes lie that were written since the model was loaded."""
+def draw_others(model: OnBench, candidate: Candidate) -> None:
+    """Draw where exports of other candidates lie that were written since the model was loaded."""
     exports = ENGINE.exports(model.fingerprint)
-    others = [w for w in exports.written.values() if w.order.recipe != recipe] if exports else []
+    written = exports.written.values() if exports else ()
+    others = [export for export in written if export.order.candidate != candidate]
     if not others:
         return
-    with st.expander(f"Exports of other recipes: {len(others)}", icon=":material/inventory_2:"):
-        for written in reversed(others):
-            order = written.order
-            st.text(f"{order.format}, recipe {order.recipe.digest}\n{written.done.folder}")
+    with st.expander(f"Other exports: {len(others)}", icon=":material/inventory_2:"):
+        for export in reversed(others):
+            order = export.order
+            trained = ", trained" if order.trained else ""
+            st.text(f"{order.format}, recipe {order.recipe.digest}{trained}\n{export.done.folder}")
 
 
 def _draw_numbers(written: Written, proof: Mapping[str, Any]) -> None:

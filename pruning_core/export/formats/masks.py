@@ -151,7 +151,7 @@ def _of_weights(plan: WeightPlan, dense: Mapping[str, nn.Parameter]) -> list[Sto
 
 def _changed(what: str) -> Impossible:
     return Impossible(
-        f"{what} has changed the weights that stay, and masks hold none: choose plain"
+        f"{what} has changed the weights that stay, and masks hold none: choose another format"
     )
 
 

@@ -1,0 +1,1 @@
+"""The part of the Export page that trains what a recipe has left."""
