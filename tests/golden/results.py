@@ -148,9 +148,9 @@ def _flap() -> Tensors:
         z_scores = test_flap.z_scores(metric)
         found[f"{metric}.attn_z"] = test_flap.stacked(z_scores, SiteKind.ATTENTION)
         kept = test_flap.adaptive(metric, whole_costs=True)
-        found |= _kept(f"{metric}.AL-AM", kept) | _biases(f"{metric}.AL-AM", metric, kept)
+        found |= _kept(f"{metric}.AL-AM", kept) | _biases(f"{metric}.AL-AM", kept)
     uniform = test_flap.uniform()
-    found |= _kept("WIFV.UL-UM", uniform) | _biases("WIFV.UL-UM", "WIFV", uniform)
+    found |= _kept("WIFV.UL-UM", uniform) | _biases("WIFV.UL-UM", uniform)
     found |= _kept("WIFV.AL-AM.float_cost", test_flap.adaptive("WIFV", whole_costs=False))
     found["WIFV.AL-AM.logits_first_sequence"] = test_flap.logits_without_the_units()
     return found
@@ -163,8 +163,8 @@ def _kept(prefix: str, kept: test_flap.Kept) -> Tensors:
     }
 
 
-def _biases(prefix: str, metric: str, kept: test_flap.Kept) -> Tensors:
-    biases = test_flap.biases(metric, kept)
+def _biases(prefix: str, kept: test_flap.Kept) -> Tensors:
+    biases = test_flap.biases(kept)
     names = {SiteKind.ATTENTION: "o_proj_bias", SiteKind.MLP: "down_proj_bias"}
     return {f"{prefix}.{name}": test_flap.stacked(biases, kind) for kind, name in names.items()}
 
