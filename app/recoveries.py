@@ -23,13 +23,11 @@ from pruning_core.files import unwritable
 from pruning_core.model.cache import cache_root
 from pruning_core.progress import Tick
 from pruning_core.recipe import Recipe
-from pruning_core.recovery.regained import regained
 from pruning_core.recovery.settings import Settings
 
 if TYPE_CHECKING:
     from app.workplace import Probe
     from pruning_core.evaluation.protocol import Protocol
-    from pruning_core.evaluation.quality import Quality
     from pruning_core.model.loading import LoadedModel
     from pruning_core.planning.plan import Plan
     from pruning_core.recovery.training import Pace, Point
@@ -212,6 +210,7 @@ class Recoveries:
         from pruning_core.recovery.folder import RecoveryFolder
         from pruning_core.recovery.lessons import read_lessons
         from pruning_core.recovery.training import recover
+        from pruning_core.runs import recovery_as_dict
 
         settings, folder = training.settings, training.folder
         lessons = read_lessons(settings, self._loaded.tokenizer, tick)
@@ -243,15 +242,12 @@ class Recoveries:
             tick=tick,
         )
         recovered = probe.evaluator.measure(done.plan, tick)
-        measured = {
-            "protocol": vars(training.protocol)
-            | {"source": probe.text.source, "sha256": probe.text.sha256},
-            "dense": _side(dense, self._bench.anatomy.parameters),
-            "pruned": _side(pruned, plan.parameters),
-            "recovered": _side(recovered, done.plan.parameters),
-            "regained": regained(dense.perplexity, pruned.perplexity, recovered.perplexity),
-            "leaked": leaked or learned,
+        sides = {
+            "dense": (dense, self._bench.anatomy.parameters),
+            "pruned": (pruned, plan.parameters),
+            "recovered": (recovered, done.plan.parameters),
         }
+        measured = recovery_as_dict(training.protocol, probe.text, sides, leaked=leaked or learned)
         record = {**done.record, "measured": measured}
         RecoveryFolder(folder).note(record)
         trained = Trained(training, record)
@@ -301,12 +297,6 @@ def _pace(steps: int) -> Pace:
     usual = Pace()
     often = max(steps // _OFTEN, 1)
     return Pace(min(usual.probe, often), min(usual.save, often))
-
-
-def _side(quality: Quality, parameters: int) -> dict[str, Any]:
-    from pruning_core.runs import quality_as_dict
-
-    return {"quality": quality_as_dict(quality), "parameters": parameters}
 
 
 def _curve(points: Any, steps: int, dense: float, pruned: float) -> Curve:

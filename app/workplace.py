@@ -144,28 +144,27 @@ class Workplace:
         Raises:
             PrunescopeError: if the importance map is gone.
         """
+        from pruning_core.planning.plan import UnitPlan
+
         plan = self.plan(recipe)
         resolver = self._resolver(tick)
+        if isinstance(plan, UnitPlan):
+            return self._repaired(resolver, plan, tick)
+        if plan is not None:
+            return plan
         if recipe.pattern.kind is PatternKind.STRUCTURED:
-            if plan is None:
-                raise PrunescopeError(
-                    "The importance map of this recipe is gone; score it again on the Tune page."
-                )
-            return self._repaired(resolver, recipe, tick)
-        if plan is None:
-            with self.bench.applied(None):
-                plan = resolver.weights(recipe, tick)
-            self._thinned[recipe] = plan
-        return plan
+            raise PrunescopeError(
+                "The importance map of this recipe is gone; score it again on the Tune page."
+            )
+        with self.bench.applied(None):
+            thinned = resolver.weights(recipe, tick)
+        self._thinned[recipe] = thinned
+        return thinned
 
-    def _repaired(self, resolver: Resolver, recipe: Recipe, tick: Tick) -> UnitPlan:
-        """Return the plan of a recipe of units; the model is dense while it is looked at."""
-        from pruning_core.planning.plan import make_plan
-
-        scores = self.maps[recipe.scoring]
-        looked_at = resolver.looks(make_plan(recipe, scores, self.bench.anatomy))
-        with self.bench.applied(None) if looked_at else nullcontext():
-            return resolver.units(recipe, scores, tick)
+    def _repaired(self, resolver: Resolver, plan: UnitPlan, tick: Tick) -> UnitPlan:
+        """Return a plan of units, repaired; the model is dense while it is looked at."""
+        with self.bench.applied(None) if resolver.looks(plan) else nullcontext():
+            return resolver.repaired(plan, tick)
 
     def _resolver(self, tick: Tick) -> Resolver:
         from pruning_core.planning.resolving import Resolver
@@ -282,17 +281,21 @@ class Workplace:
         """Return what is known of how the loss answers to pruning, under a recipe's scoring."""
         from pruning_core.evaluation.sensitivity import Sensitivity
         from pruning_core.planning.allocation import unit_places
+        from pruning_core.planning.plan import make_plan
 
         base = without_shape(recipe)
         known = self.sensitivities.get((base, protocol))
         if known is None:
-            anatomy, resolver = self.bench.anatomy, self._resolver(silent)
+            anatomy, scores = self.bench.anatomy, self.maps[recipe.scoring]
+            resolver = self._resolver(silent)
             # A walk for every point would take hours; the first order is the same without.
             quick = replace(base, repair=replace(base.repair, prefix="dense"))
             known = Sensitivity(
                 self.probe(protocol, tick).evaluator,
                 anatomy,
-                lambda sparsity: self._repaired(resolver, quick.with_sparsity(sparsity), silent),
+                lambda sparsity: self._repaired(
+                    resolver, make_plan(quick.with_sparsity(sparsity), scores, anatomy), silent
+                ),
                 unit_places(anatomy),
             )
             self.sensitivities[base, protocol] = known

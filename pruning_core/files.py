@@ -36,7 +36,8 @@ def written_whole(path: Path) -> Iterator[Path]:
         with partial.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(partial, path)
-        _keep_names(path.parent)
+        with contextlib.suppress(OSError):
+            keep(path.parent)
     except OSError as error:
         raise unwritable(path, error) from error
     finally:
@@ -69,6 +70,45 @@ def demand_writable(path: Path) -> None:
                 folder.rmdir()
 
 
+def demand_folder(trial: Path, target: Path) -> None:
+    """Refuse a place where no folder can be made, before hours of work are done for it.
+
+    Nothing of the trial stays, the folders made for it included.
+
+    Args:
+        trial: a folder that is not there, made and taken away again.
+        target: what the sentence names.
+
+    Raises:
+        PrunescopeError: if it cannot be made.
+    """
+    absent = [folder for folder in trial.parents if not folder.exists()]
+    try:
+        trial.mkdir(parents=True)
+    except OSError as error:
+        raise unwritable(target, error) from error
+    finally:
+        with contextlib.suppress(OSError):
+            trial.rmdir()
+            for folder in absent:
+                folder.rmdir()
+
+
+def keep(path: Path) -> None:
+    """Put a file's bytes, or a folder's names, on the disk where the system can.
+
+    Raises:
+        OSError: if that fails.
+    """
+    if os.name != "posix":
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def sweep(folder: Path) -> None:
     """Delete what writers that were killed left half written in a folder, a day ago or longer."""
     for left in folder.glob(f".*{_PARTIAL}"):
@@ -93,15 +133,3 @@ def _beside(path: Path) -> Path:
         )
     # Two threads may write one file at once: each needs a place of its own.
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}{_PARTIAL}")
-
-
-def _keep_names(folder: Path) -> None:
-    """Put a folder's new names on the disk, where the system can."""
-    if os.name != "posix":
-        return
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

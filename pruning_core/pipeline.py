@@ -209,7 +209,6 @@ def _drafts(
     for recipe in recipes:
         seconds: dict[str, float] = {}
         scores = None
-        # Before anything is measured: a text that is too short shows early.
         evidence = resolver.evidence(recipe.scoring.calibration)
         restart_peak()
         if recipe.pattern.kind is PatternKind.STRUCTURED:
@@ -224,19 +223,14 @@ def _carry_out(
     resolver: Resolver, bench: Workbench, draft: _Draft, windows: torch.Tensor, tick: Tick
 ) -> Entry:
     """Plan, apply and measure; the model is dense again afterwards."""
-    recipe, seconds, peak = draft.recipe, draft.seconds, draft.peak
+    recipe, seconds = draft.recipe, draft.seconds
+    restart_peak()
     with _timed(seconds, "planning"):
-        if recipe.repair or draft.scores is None:
-            restart_peak()
         if draft.scores is not None:
             plan: Plan = resolver.units(recipe, draft.scores, tick)
         else:
             plan = resolver.weights(recipe, tick)
-        if recipe.repair or draft.scores is None:
-            peak = _higher(peak, peak_memory())
-    # Single recipes share nothing worth their memory: each site is as large as its matrices.
-    resolver.masks.clear()
-    resolver.repaired.clear()
+    peak = {name: max(draft.peak[name], value) for name, value in peak_memory().items()}
     try:
         with _timed(seconds, "applying"):
             bench.apply(plan)
@@ -246,10 +240,6 @@ def _carry_out(
         bench.restore()
     cost = plan.cost(bench.dense_bytes, windows.shape[1])
     return Entry(plan.without_tensors(), cost, quality, seconds, peak)
-
-
-def _higher(first: Mapping[str, int], second: Mapping[str, int]) -> dict[str, int]:
-    return {name: max(first.get(name, 0), value) for name, value in second.items()}
 
 
 @contextmanager

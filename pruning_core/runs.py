@@ -11,12 +11,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from pruning_core.calibration import Text
 from pruning_core.evaluation.protocol import Protocol
 from pruning_core.evaluation.quality import Quality
 from pruning_core.files import written_whole
 from pruning_core.history import FORMAT
 from pruning_core.peak import peak_memory
 from pruning_core.planning.plan import Cost, Plan
+from pruning_core.recovery.regained import regained
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,29 @@ def quality_as_dict(quality: Quality) -> dict[str, Any]:
         "accuracy": quality.accuracy,
         "tokens": quality.tokens,
         "windows": len(quality.windows),
+    }
+
+
+def recovery_as_dict(
+    protocol: Protocol, text: Text, sides: Mapping[str, tuple[Quality, int]], *, leaked: bool
+) -> dict[str, Any]:
+    """Return what was measured before and after a recovery, as plain values for its record.
+
+    Args:
+        protocol: how it was measured.
+        text: on what.
+        sides: quality and number of parameters of ``dense``, ``pruned`` and ``recovered``.
+        leaked: whether that text was learned from.
+    """
+    losses = (sides[name][0].perplexity for name in ("dense", "pruned", "recovered"))
+    return {
+        "protocol": vars(protocol) | {"source": text.source, "sha256": text.sha256},
+        **{
+            name: {"quality": quality_as_dict(quality), "parameters": parameters}
+            for name, (quality, parameters) in sides.items()
+        },
+        "regained": regained(*losses),
+        "leaked": leaked,
     }
 
 

@@ -9,11 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pruning_core.commands.bench import load_model
-from pruning_core.commands.options import protocol_options, read_protocol, read_recipe
+from pruning_core.commands.options import (
+    machine_options,
+    protocol_options,
+    read_protocol,
+    read_recipe,
+    read_run,
+)
 from pruning_core.commands.output import emit, narrator, note
 from pruning_core.errors import PrunescopeError
-from pruning_core.history import FORMAT as RUN
-from pruning_core.history import parse
 
 if TYPE_CHECKING:
     from pruning_core.evaluation.intervals import Interval
@@ -93,15 +97,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="by how much the perplexity may rise over the dense one: 5%% or 0.05",
     )
     parser.add_argument("--model", help="the model, if it is no longer where the recipe says")
-    parser.add_argument("--device", default="auto", help="auto, cuda, cuda:1, mps, cpu")
-    parser.add_argument("--dtype", default="auto", help="auto, bfloat16, float16, float32")
-    parser.add_argument(
-        "--trust-remote-code", action="store_true", help="run Python code the checkpoint brings"
-    )
+    machine_options(parser)
     protocol_options(parser)
     parser.set_defaults(protocol=None)  # a saved run brings its own
     parser.add_argument("--allow-leak", action="store_true", help="measure on calibration text too")
-    parser.add_argument("--json", nargs="?", const="-", metavar="FILE", help="print or write JSON")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -199,8 +198,8 @@ def _take_protocol(options: argparse.Namespace) -> None:
     Raises:
         PrunescopeError: if the run does not say how it was measured.
     """
-    values = parse(options.recipe.read_text(encoding="utf-8"))
-    if not (isinstance(values, dict) and values.get("format") == RUN):
+    values = read_run(options.recipe)
+    if values is None:
         options.protocol = "embedded"
         return
     protocol = values.get("protocol")

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pruning_core.commands.bench import load_model, planned
-from pruning_core.commands.options import model_options, read_recipe
+from pruning_core.commands.options import model_options, read_recipe, read_run, recipe_option
 from pruning_core.commands.output import emit, narrator
 from pruning_core.errors import PrunescopeError
-from pruning_core.history import FORMAT, parse
 from pruning_core.printing import print_export, print_preflights
 from pruning_core.repair import Repair
 
@@ -24,12 +23,8 @@ HELP = "write a pruned model in a form that other software opens, and prove it"
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Declare what the command takes."""
     model_options(parser)
-    parser.add_argument(
-        "--recipe",
-        type=Path,
-        required=True,
-        metavar="FILE",
-        help="what to prune: a recipe, or a saved run, whose numbers go into the model card",
+    recipe_option(
+        parser, "what to prune: a recipe, or a saved run, whose numbers go into the model card"
     )
     parser.add_argument(
         "--repair",
@@ -85,7 +80,7 @@ def run(options: argparse.Namespace) -> None:
     # Everything that can be refused without the model is, before it is loaded.
     recipe = read_recipe(options)
     assert recipe is not None
-    measured = _run_in(options.recipe)
+    measured = read_run(options.recipe)
     if options.repair_as is not None:
         repair = Repair.parse(options.repair_as)
         # The numbers of the run are those of its own repair.
@@ -129,9 +124,3 @@ def run(options: argparse.Namespace) -> None:
         tick=tick,
     ).as_dict()
     emit(options.json, lambda: as_json(done), lambda: print_export(done))
-
-
-def _run_in(path: Path) -> dict[str, Any] | None:
-    """Return the run that a file holds, as plain values; None for a recipe."""
-    values = parse(path.read_text(encoding="utf-8"))
-    return values if isinstance(values, dict) and values.get("format") == FORMAT else None

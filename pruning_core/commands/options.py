@@ -6,10 +6,10 @@ import argparse
 from dataclasses import fields, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pruning_core.errors import PrunescopeError, unknown_name
-from pruning_core.history import parse, recipe_of
+from pruning_core.history import FORMAT, parse, recipe_of
 from pruning_core.recipe import (
     STRUCTURED,
     Calibration,
@@ -44,6 +44,11 @@ USUAL = {
 def model_options(parser: argparse.ArgumentParser) -> None:
     """Declare which model is meant, where it goes, and a place for JSON."""
     parser.add_argument("model", help="demo, a hub id (org/name@revision), a folder, a GGUF file")
+    machine_options(parser)
+
+
+def machine_options(parser: argparse.ArgumentParser) -> None:
+    """Declare where the model goes, and a place for JSON."""
     parser.add_argument("--device", default="auto", help="auto, cuda, cuda:1, mps, cpu")
     parser.add_argument("--dtype", default="auto", help="auto, bfloat16, float16, float32")
     parser.add_argument(
@@ -117,6 +122,21 @@ def read_recipe(options: argparse.Namespace) -> Recipe | None:
         return recipe_of(parse(text))
     except PrunescopeError as error:
         raise PrunescopeError(f"{options.recipe} cannot be read as a recipe. {error}") from error
+
+
+def recipe_option(parser: argparse.ArgumentParser, about: str) -> None:
+    """Declare the recipe of a command that cannot do without one.
+
+    Args:
+        about: what it is, for the help.
+    """
+    parser.add_argument("--recipe", type=Path, required=True, metavar="FILE", help=about)
+
+
+def read_run(path: Path) -> dict[str, Any] | None:
+    """Return the run that a file holds, as plain values; None for a recipe, see `read_recipe`."""
+    values = parse(path.read_text(encoding="utf-8"))
+    return values if isinstance(values, dict) and values.get("format") == FORMAT else None
 
 
 def read_choice(name: str, given: str, choices: type[Choice]) -> Choice:

@@ -13,6 +13,7 @@ from pruning_core.commands.options import (
     protocol_options,
     read_protocol,
     read_recipe,
+    recipe_option,
 )
 from pruning_core.commands.output import emit, narrator, note
 from pruning_core.errors import PrunescopeError
@@ -57,13 +58,7 @@ _DEST = "recovery_"
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Declare what the command takes."""
     model_options(parser)
-    parser.add_argument(
-        "--recipe",
-        type=Path,
-        required=True,
-        metavar="FILE",
-        help="what to prune: a recipe, or a saved run",
-    )
+    recipe_option(parser, "what to prune: a recipe, or a saved run")
     parser.add_argument(
         "--out",
         dest="folder",
@@ -155,7 +150,7 @@ def run(options: argparse.Namespace) -> None:
     )
     scales.weigh("recovered", done.plan)
     bench.restore()
-    measured = {**scales.as_dict(), "leaked": leaked}
+    measured = scales.as_dict(leaked=leaked)
     record = {**done.record, "measured": measured}
     place.note(record)
     report = {
@@ -186,9 +181,6 @@ def read_settings(options: argparse.Namespace) -> Settings:
     if "epochs" in chosen:
         chosen["steps"] = None
     return replace(preset(options.preset), **chosen)
-
-
-SIDES = ("dense", "pruned", "recovered")
 
 
 class _Scales:
@@ -236,20 +228,11 @@ class _Scales:
         parameters = self._bench.anatomy.parameters if plan is None else plan.parameters
         self._found[name] = (quality, parameters)
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain values: the protocol, every model, and how much was regained."""
-        from pruning_core.recovery.regained import regained
-        from pruning_core.runs import quality_as_dict
+    def as_dict(self, *, leaked: bool) -> dict[str, Any]:
+        """Return `recovery_as_dict` of what was weighed."""
+        from pruning_core.runs import recovery_as_dict
 
-        return {
-            "protocol": vars(self._protocol)
-            | {"source": self._text.source, "sha256": self._text.sha256},
-            **{
-                name: {"quality": quality_as_dict(quality), "parameters": parameters}
-                for name, (quality, parameters) in self._found.items()
-            },
-            "regained": regained(*(self._found[name][0].perplexity for name in SIDES)),
-        }
+        return recovery_as_dict(self._protocol, self._text, self._found, leaked=leaked)
 
 
 def _tell(point: Point, steps: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 
@@ -37,26 +37,21 @@ def closed_gaps(report: Mapping[str, Any]) -> list[str]:
 
 
 def _pairs(report: Mapping[str, Any]) -> dict[tuple[str, float], list[Pair]]:
+    """Return the pairs by pattern and asked sparsity."""
+    after: dict[object, list[float]] = {}
+    for row in report["rows"]:
+        if row["recipe"]["repair"] != "none":
+            after.setdefault(_choice(row), []).append(row["quality"]["perplexity"])
     found: dict[tuple[str, float], list[Pair]] = {}
-    rows = list(_chosen(report))
-    for place, label, choice, repair, perplexity in rows:
-        if repair != "none":
+    for row in report["rows"]:
+        if row["recipe"]["repair"] != "none":
             continue
-        for other_place, _label, other, other_repair, after in rows:
-            if (other_place, other) == (place, choice) and other_repair != "none":
-                found.setdefault(place, []).append(Pair(label, perplexity, after))
+        for perplexity in after.get(_choice(row), ()):
+            pair = Pair(row["label"], row["quality"]["perplexity"], perplexity)
+            found.setdefault((row["pattern"], row["asked"]), []).append(pair)
     return found
 
 
-def _chosen(
-    report: Mapping[str, Any],
-) -> Iterator[tuple[tuple[str, float], str, str, str, float]]:
-    """Yield of every row where it belongs, its label, what it chose by, its repair, and the end."""
-    for row in report["rows"]:
-        yield (
-            (row["pattern"], row["asked"]),
-            row["label"],
-            f"{row['recipe']['scoring']}",
-            row["recipe"]["repair"],
-            row["quality"]["perplexity"],
-        )
+def _choice(row: Mapping[str, Any]) -> tuple[str, float, str]:
+    """Return what chose the units or weights of a row, and how many."""
+    return row["pattern"], row["asked"], f"{row['recipe']['scoring']}"

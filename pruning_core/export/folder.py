@@ -8,7 +8,6 @@ loader takes it for a checkpoint.
 from __future__ import annotations
 
 import contextlib
-import os
 import secrets
 import shutil
 import time
@@ -17,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pruning_core.errors import PrunescopeError
-from pruning_core.files import unwritable
+from pruning_core.files import demand_folder, keep, unwritable
 
 MANIFEST = "prunescope-export.json"
 """What says that a folder is an export of ours, so that it may be overwritten when asked."""
@@ -48,17 +47,7 @@ def demand_place(target: Path, *, overwrite: bool) -> None:
                 f"The folder {target} holds other things than an export of ours, and those are "
                 "never overwritten. Choose another folder."
             )
-    absent = [folder for folder in target.parents if not folder.exists()]
-    trial = _beside(target)
-    try:
-        trial.mkdir(parents=True)
-    except OSError as error:
-        raise unwritable(target, error) from error
-    finally:
-        with contextlib.suppress(OSError):
-            trial.rmdir()
-            for folder in absent:
-                folder.rmdir()
+    demand_folder(_beside(target), target)
 
 
 def demand_room(target: Path, needed: int) -> None:
@@ -93,10 +82,10 @@ def written_whole(target: Path, *, overwrite: bool) -> Iterator[Path]:
         yield partial
         for path in partial.rglob("*"):
             if path.is_file():
-                _keep(path)
+                keep(path)
         demand_place(target, overwrite=overwrite)  # it may have come into being meanwhile
         _swap(partial, target)
-        _keep(target.parent)
+        keep(target.parent)
     except OSError as error:
         raise unwritable(target, error) from error
     finally:
@@ -128,14 +117,3 @@ def _swap(partial: Path, target: Path) -> None:
         old.rename(target)
         raise
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _keep(path: Path) -> None:
-    """Put a file's bytes, or a folder's names, on the disk where the system can."""
-    if os.name != "posix":
-        return
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -186,7 +186,7 @@ class Shelf:
         return Stored(name, shape, dense.dtype, make)
 
     def _output_bias(self, plan: SitePlan, source: str, name: str) -> Stored:
-        weight = self.dense[f"{plan.site.output}.weight"]
+        weight = self.dense[plan.site.reads_units.tensor]
         shape = (self.anatomy.hidden_size,)
         if plan.width.units:
             return Stored(name, shape, weight.dtype, lambda: self.model.get_parameter(source))

@@ -201,8 +201,9 @@ def fixed_cost(
 def _added(site: Site, width: Width, anatomy: Anatomy, repair: Repair) -> int:
     """Return the parameters of a bias that a repair gives to an output projection without one."""
     dense = width.parameters == site.parameters
-    has_bias = f"{site.output}.bias" in {name for name, _ in site.fixed}
-    return 0 if repair.kind is not RepairKind.BIAS or dense or has_bias else anatomy.hidden_size
+    if repair.kind is not RepairKind.BIAS or dense or site.has_output_bias:
+        return 0
+    return anatomy.hidden_size
 
 
 def _matrix_weights(site: Site, width: Width) -> int:

@@ -78,14 +78,9 @@ class SitePlan:
         return gone.nonzero()[:, 0]
 
     @property
-    def lacks_bias(self) -> bool:
-        """Whether the dense output projection has no bias."""
-        return f"{self.site.output}.bias" not in {name for name, _ in self.site.fixed}
-
-    @property
     def adds_bias(self) -> bool:
         """Whether the output projection gains a bias that it had not."""
-        return self.bias is not None and self.lacks_bias
+        return self.bias is not None and not self.site.has_output_bias
 
 
 class Plan(ABC):
@@ -223,7 +218,8 @@ class UnitPlan(Plan):
         if self.recipe.repair.kind is not RepairKind.BIAS:
             return 0
         return self.anatomy.hidden_size * sum(
-            plan.signature != DENSE and plan.lacks_bias for plan in self.sites.values()
+            plan.signature != DENSE and not plan.site.has_output_bias
+            for plan in self.sites.values()
         )
 
     @property

@@ -178,10 +178,9 @@ class _Repairing:
         coupling = site.reads_units
         dense = self._dense(coupling.tensor).detach()
         if not plan.width.units:
-            names = dict(site.fixed)
             gone = {coupling.tensor: torch.zeros_like(dense)}
-            bias = f"{site.output}.bias"
-            if bias in names:
+            if site.has_output_bias:
+                bias = f"{site.output}.bias"
                 gone[bias] = torch.zeros_like(self._model.get_parameter(bias))
             return gone
         kept = self._kept(plan).to(dense.device)

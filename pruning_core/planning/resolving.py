@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, MutableMapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from transformers import PreTrainedModel
@@ -29,7 +29,7 @@ class Resolver:
         fingerprint: of its weights.
         dense: returns a tensor of the dense model by name.
         evidence: returns what may be looked at on a calibration.
-        masks, repaired: sites that were thinned or repaired before, by signature.
+        masks, repairs: sites that were thinned or repaired before, by signature; None keeps none.
     """
 
     model: PreTrainedModel
@@ -37,8 +37,8 @@ class Resolver:
     fingerprint: str
     dense: Callable[[str], torch.Tensor]
     evidence: Callable[[Calibration], Evidence]
-    masks: MutableMapping[str, SiteMask] = field(default_factory=dict)
-    repaired: MutableMapping[str, SitePlan] = field(default_factory=dict)
+    masks: MutableMapping[str, SiteMask] | None = None
+    repairs: MutableMapping[str, SitePlan] | None = None
 
     def units(self, recipe: Recipe, scores: ImportanceMap, tick: Tick = silent) -> UnitPlan:
         """Return the plan of a recipe under which units leave.
@@ -47,7 +47,16 @@ class Resolver:
             PrunescopeError: as `make_plan` and `repair_units`.
             Cancelled: by `tick`.
         """
-        plan = make_plan(recipe, scores, self.anatomy)
+        return self.repaired(make_plan(recipe, scores, self.anatomy), tick)
+
+    def repaired(self, plan: UnitPlan, tick: Tick = silent) -> UnitPlan:
+        """Return a plan with the repair that its recipe names.
+
+        Raises:
+            PrunescopeError: as `repair_units`.
+            Cancelled: by `tick`.
+        """
+        recipe = plan.recipe
         return repair_units(
             plan,
             self.model,
@@ -56,7 +65,7 @@ class Resolver:
                 hessian=recipe.repair.kind is RepairKind.RIDGE
             ),
             windows=lambda: self._looking(recipe).windows,
-            known=self.repaired,
+            known=self.repairs,
             tick=tick,
         )
 

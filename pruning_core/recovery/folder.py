@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from pruning_core.errors import PrunescopeError
-from pruning_core.files import unwritable, written_whole
+from pruning_core.files import demand_folder, keep, unwritable, written_whole
 from pruning_core.recovery.adapters import CONFIG, WEIGHTS
 
 FORMAT = "prunescope-recovery/1"
@@ -74,15 +74,7 @@ class RecoveryFolder:
             raise PrunescopeError(
                 f"The folder {self.path} holds other things than a recovery. Choose another."
             )
-        absent = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
-        try:
-            trial = self.path / f".{secrets.token_hex(4)}{_PARTIAL}"
-            trial.mkdir(parents=True)
-            trial.rmdir()
-            for folder in absent:
-                folder.rmdir()
-        except OSError as error:
-            raise unwritable(self.path, error) from error
+        demand_folder(self.path / f".{secrets.token_hex(4)}{_PARTIAL}", self.path)
 
     def checkpoint(self) -> Checkpoint | None:
         """Return the last checkpoint, None where there is none.
@@ -113,11 +105,11 @@ class RecoveryFolder:
             write(partial)
             (partial / _STATE).write_text(_json(state))
             for path in (*partial.iterdir(), partial):
-                _keep(path)
+                keep(path)
             if target.exists():  # of the same step, so it says the same
                 return
             partial.rename(target)
-            _keep(self.path)
+            keep(self.path)
         except OSError as error:
             raise unwritable(target, error) from error
         finally:
@@ -141,7 +133,7 @@ class RecoveryFolder:
             partial.mkdir(parents=True)
             write(partial)
             for name in (WEIGHTS, CONFIG):
-                _keep(partial / name)
+                keep(partial / name)
                 os.replace(partial / name, self.path / name)
         except OSError as error:
             raise unwritable(self.path, error) from error
@@ -204,14 +196,3 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise PrunescopeError(f"{path} must hold a JSON object. Train again.")
     return values
-
-
-def _keep(path: Path) -> None:
-    """Put a file's bytes, or a folder's names, on the disk where the system can."""
-    if os.name != "posix":
-        return
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

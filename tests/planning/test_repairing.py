@@ -26,7 +26,9 @@ MLP, ATTENTION = SiteKey(1, SiteKind.MLP), SiteKey(1, SiteKind.ATTENTION)
 
 def resolver(model: PreTrainedModel, anatomy: Anatomy) -> Resolver:
     evidence = Evidence(model, anatomy, lambda _count, _tick: WINDOWS)
-    return Resolver(model, anatomy, "abc", model.get_parameter, lambda _calibration: evidence)
+    return Resolver(
+        model, anatomy, "abc", model.get_parameter, lambda _calibration: evidence, {}, {}
+    )
 
 
 def recipe(sparsity: dict[SiteKey, float], repair: str) -> Recipe:

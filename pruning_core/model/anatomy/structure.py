@@ -174,6 +174,11 @@ class Site:
         return next(c for c in self.couplings if c.tensor == f"{self.output}.weight")
 
     @property
+    def has_output_bias(self) -> bool:
+        """Whether the dense output projection has a bias."""
+        return f"{self.output}.bias" in dict(self.fixed)
+
+    @property
     def output_columns(self) -> int:
         """Inputs of the output projection of the dense site."""
         return sum(segment.size for segment in self.reads_units.segments)

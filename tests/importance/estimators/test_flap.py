@@ -87,8 +87,7 @@ def biases(kept: Kept) -> dict[SiteKey, torch.Tensor]:
     seen = evidence().activations.sites
     found = {}
     for site in evidence().anatomy.sites:
-        coupling = next(c for c in site.matrices if c.tensor == f"{site.output}.weight")
-        weight, mean = evidence().weight(coupling), seen[site.key].mean
+        weight, mean = evidence().weight(site.reads_units), seen[site.key].mean
         gone = removed_columns(site, kept, len(mean))
         found[site.key] = weight[:, gone] @ mean[gone]
     return found
