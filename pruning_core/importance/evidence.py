@@ -26,7 +26,7 @@ from pruning_core.calibration.closeup import weight_scores
 from pruning_core.calibration.moments import InputMoments, gather_moments
 from pruning_core.calibration.samples import gather_samples
 from pruning_core.calibration.taylor import TaylorStatistics, gather_taylor
-from pruning_core.importance.masking import MaskedDivergence
+from pruning_core.importance.masking import MaskedDivergence, tokens_together
 from pruning_core.model.anatomy import Anatomy, Coupling
 from pruning_core.model.memory import demand_scoring
 from pruning_core.progress import Tick, silent
@@ -150,7 +150,7 @@ class Evidence:
         """
         drawn = self._draw_windows(windows, self.tick)
         if gradients:
-            demand_scoring(self._model, drawn.shape[-1])
+            demand_scoring(self._model, tokens_together(self._model.device, drawn.shape[-1]))
         moments = self.moments(hessian=True) if repaired else None
         return MaskedDivergence(self._model, self.anatomy, drawn, moments)
 

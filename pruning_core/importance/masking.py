@@ -32,6 +32,14 @@ from pruning_core.recipe import SiteKey, SiteKind
 DAMPING = 0.01
 """Of the ridge that mends the masked model, over the mean squared input."""
 
+TOGETHER = 1024
+"""Tokens that go through the model at once on an accelerator, which a usual window leaves idle."""
+
+
+def tokens_together(device: torch.device, length: int) -> int:
+    """Return how many tokens of windows of `length` go through a model at once."""
+    return length if device.type == "cpu" else max(TOGETHER // length, 1) * length
+
 
 class MaskedDivergence:
     """KL(dense || masked) of the next-token distributions on given windows."""
@@ -63,7 +71,8 @@ class MaskedDivergence:
     def backward(self, masks: Mapping[SiteKey, torch.Tensor], windows: Sequence[int]) -> float:
         """Add the gradients of the mean divergence to the masks' graphs and return the divergence.
 
-        Windows run one by one, so that memory holds the activations of one of them.
+        On a CPU windows run one by one, so that memory holds the activations of one of them; else
+        as many as make `TOGETHER` tokens.
 
         Args:
             masks: as for `masked`, with a graph behind them.
@@ -75,14 +84,15 @@ class MaskedDivergence:
         leaves = {key: mask.detach().requires_grad_(True) for key, mask in masks.items()}
         changes = self._compensations(leaves)
         total = 0.0
-        for index in windows:
-            ids = self._windows[index][None].to(self._model.device)
-            dense = self._dense_logits(index, ids)
+        for some in self._together(windows):
+            ids = self._windows[some].to(self._model.device)
+            dense = self._dense_logits(some, ids)
             with torch.enable_grad(), self._without(leaves, changes):
-                logits = self._model(input_ids=ids, use_cache=False).logits[0]
+                logits = self._model(input_ids=ids, use_cache=False).logits.flatten(0, 1)
             nats, gradient = divergence(dense, logits.detach())
-            logits.backward(gradient.div_(len(windows)))
-            total += nats / len(windows)
+            share = len(some) / len(windows)
+            logits.backward(gradient.mul_(share))
+            total += nats * share
         keys = [key for key in masks if masks[key].requires_grad]
         torch.autograd.backward([masks[key] for key in keys], [leaves[key].grad for key in keys])
         return total
@@ -100,13 +110,20 @@ class MaskedDivergence:
         """
         total = 0.0
         changes = self._compensations(masks)
-        for index in windows:
-            ids = self._windows[index][None].to(self._model.device)
-            dense = self._dense_logits(index, ids)
+        for some in self._together(windows):
+            ids = self._windows[some].to(self._model.device)
+            dense = self._dense_logits(some, ids)
             with self._without(masks, changes):
-                logits = self._model(input_ids=ids, use_cache=False).logits[0]
-            total += divergence(dense, logits)[0] / len(windows)
+                logits = self._model(input_ids=ids, use_cache=False).logits.flatten(0, 1)
+            total += divergence(dense, logits)[0] * len(some) / len(windows)
         return total
+
+    def _together(self, windows: Sequence[int]) -> Iterator[list[int]]:
+        """Deal windows out to passes through the model."""
+        length = self._windows.shape[1]
+        each = tokens_together(self._model.device, length) // length
+        for start in range(0, len(windows), each):
+            yield list(windows[start : start + each])
 
     def _compensations(self, masks: Mapping[SiteKey, torch.Tensor]) -> dict[SiteKey, Compensation]:
         """Return how each masked site makes up for what it loses; nothing without moments."""
@@ -137,17 +154,18 @@ class MaskedDivergence:
             yield
 
     @torch.no_grad()
-    def _dense_logits(self, index: int, ids: torch.Tensor) -> torch.Tensor:
-        """Return the dense logits of a window, [tokens, vocabulary].
+    def _dense_logits(self, some: Sequence[int], ids: torch.Tensor) -> torch.Tensor:
+        """Return the dense logits of some windows, [tokens of all, vocabulary].
 
         What leaves the last layer is kept from the first time; the head alone runs again, since
         its output is the size of the vocabulary and would fill the memory.
         """
         end = len(self._layers)
-        if index not in self._dense_last:
+        if not all(index in self._dense_last for index in some):
             with recorded(self._layers, [end]) as states:
-                logits = self._model(input_ids=ids, use_cache=False).logits[0]
-            self._dense_last[index] = states[end]
-            return logits
-        with resumed(self._layers, end, self._dense_last[index]):
-            return self._model(input_ids=ids, use_cache=False).logits[0]
+                logits = self._model(input_ids=ids, use_cache=False).logits
+            self._dense_last |= dict(zip(some, states[end].split(1), strict=True))
+            return logits.flatten(0, 1)
+        last = torch.cat([self._dense_last[index] for index in some])
+        with resumed(self._layers, end, last):
+            return self._model(input_ids=ids, use_cache=False).logits.flatten(0, 1)

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from pruning_core.importance import fusion as fusion_module
+from pruning_core.importance import masking
 from pruning_core.importance.fusion import Training, _straight_through, fused_scores, learn_fusion
 from pruning_core.importance.granularity import Profiles, SiteProfiles
 from pruning_core.importance.map import Fusion
@@ -420,6 +421,27 @@ def test_the_second_time_is_cheaper_and_the_same(family: str) -> None:
     (first, grads), (second, again) = outcomes
     assert first == second
     assert all(torch.equal(a, b) for a, b in zip(grads, again, strict=True))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_windows_together_are_windows_one_by_one(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on an accelerator: two passes for three windows, the second of them short."""
+    model, windows = tiny.tiny_model(family), tiny.tokens(windows=3)
+    anatomy = read_anatomy(model)
+    outcomes = []
+    for tokens in (24, 48):
+        monkeypatch.setattr(masking, "tokens_together", lambda _device, _length, n=tokens: n)
+        divergence = MaskedDivergence(model, anatomy, windows)
+        for _ in range(2):
+            masks = {k: m.requires_grad_(True) for k, m in random_masks(anatomy, 3).items()}
+            loss = divergence.backward(masks, [2, 0, 1])
+            outcomes.append((loss, torch.cat([mask.grad.flatten() for mask in masks.values()])))
+        assert divergence.measure(masks, [2, 0, 1]) == pytest.approx(loss, rel=1e-6)
+    for loss, gradients in outcomes[1:]:
+        assert loss == pytest.approx(outcomes[0][0], rel=1e-6)
+        torch.testing.assert_close(gradients, outcomes[0][1], rtol=1e-5, atol=1e-8)
 
 
 def test_masks_without_a_graph_only_take_part_in_the_forward_pass() -> None:
