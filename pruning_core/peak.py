@@ -19,7 +19,7 @@ def peak_memory() -> dict[str, int]:
 
     memory = {"main": _peak_main_memory()}
     if torch.cuda.is_available():
-        gpus = range(torch.cuda.device_count())
+        gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
         memory["gpu"] = sum(torch.cuda.max_memory_allocated(gpu) for gpu in gpus)
     return memory
 
@@ -28,7 +28,8 @@ def restart_peak() -> None:
     """Let the peak begin at what is in use now, where the system allows that."""
     import torch
 
-    if torch.cuda.is_available():
+    # Before anything was put on a GPU there is no count, and asking for a new one is an error.
+    if torch.cuda.is_initialized():
         for gpu in range(torch.cuda.device_count()):
             torch.cuda.reset_peak_memory_stats(gpu)
     # Where the system has no such file or does not let us write it, the old peak stays.

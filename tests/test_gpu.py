@@ -119,7 +119,7 @@ def test_a_plan_computes_what_it_does_on_the_cpu_and_leaves_no_trace(name: str) 
         there.apply(random_plan(there, seed))
         on_gpu = there.model(tiny.tokens().to(CUDA)).logits.cpu()
         # Norms and rotary tables of stock models run in fp32 even in an fp64 model.
-        assert (here.model(tiny.tokens()).logits - on_gpu).abs().max() < 2e-5
+        assert (here.model(tiny.tokens()).logits - on_gpu).abs().max() < 2e-4
     there.restore()
     after = there.model.state_dict()
     assert all(torch.equal(after[key], state[key]) for key in state)

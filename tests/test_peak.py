@@ -25,9 +25,25 @@ def test_peak_memory_is_told_where_there_is_no_resource_module(
 
 def test_peak_memory_counts_every_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda gpu: 10**gpu)
     assert peak_memory()["gpu"] == 111
+
+
+def test_a_gpu_that_nothing_uses_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model on the CPU of a machine with a GPU: torch refuses to answer before its first use."""
+
+    def refuse(_gpu: int) -> int:
+        raise RuntimeError("Invalid device argument")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", refuse)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", refuse)
+    restart_peak()
+    assert peak_memory()["gpu"] == 0
 
 
 def test_without_a_gpu_none_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

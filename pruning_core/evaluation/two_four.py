@@ -5,6 +5,10 @@ made for it, if it is stored compressed. torch does so with semi-structured tens
 CUTLASS). The datasheets promise twice the speed; what comes of it depends on the shape and on how
 many tokens are multiplied at once, so it is measured for the shapes of the model that is pruned.
 
+Two ways of calling are timed. One by one, as stock eager code does: each call then also costs what
+torch and the library do on the CPU before the GPU begins, which for small matrices is most of it.
+And captured as a CUDA graph, where only the GPU's own work is left, as serving engines run it.
+
 Nothing here changes a model: the figures say what a runtime with such kernels could gain.
 """
 
@@ -41,7 +45,9 @@ class Gain:
         shape: rows and columns of the weight, [out, in].
         count: how many matrices of the model have it.
         tokens: rows that it is multiplied with at once.
-        dense_ms, sparse_ms: milliseconds of one multiplication, the median of several.
+        dense_ms, sparse_ms: milliseconds of one multiplication called by itself, the median of
+            several.
+        dense_captured_ms, sparse_captured_ms: the same inside a CUDA graph.
         error: largest difference between both products over the largest entry of the dense one.
     """
 
@@ -50,12 +56,19 @@ class Gain:
     tokens: int
     dense_ms: float
     sparse_ms: float
+    dense_captured_ms: float
+    sparse_captured_ms: float
     error: float
 
     @property
     def times(self) -> float:
-        """How many times as fast as dense: 1 is no gain, below 1 it is slower."""
+        """How many times as fast as dense, called by itself: below 1 it is slower."""
         return self.dense_ms / self.sparse_ms
+
+    @property
+    def times_captured(self) -> float:
+        """How many times as fast as dense inside a CUDA graph."""
+        return self.dense_captured_ms / self.sparse_captured_ms
 
 
 def shapes_of(model: nn.Module, anatomy: Anatomy) -> Counter[tuple[int, int]]:
@@ -96,10 +109,9 @@ def measure_gains(
             entering = torch.randn(rows, shape[1], device=device, dtype=dtype)
             dense, sparse = F.linear(entering, weight), F.linear(entering, compressed)
             error = float((dense - sparse).abs().max() / dense.abs().max())
-            before, after = _in_turns(
-                partial(F.linear, entering, weight), partial(F.linear, entering, compressed)
-            )
-            gains.append(Gain(shape, count, rows, before, after, error))
+            both = partial(F.linear, entering, weight), partial(F.linear, entering, compressed)
+            times = _in_turns(*map(_repeated, both)) + _in_turns(*map(_captured, both))
+            gains.append(Gain(shape, count, rows, *times, error))
     return gains
 
 
@@ -129,21 +141,45 @@ def _two_four(shape: tuple[int, int], device: torch.device, dtype: torch.dtype) 
     return weight
 
 
-def _in_turns(one: Callable[[], object], other: Callable[[], object]) -> tuple[float, float]:
-    """Return the median milliseconds of both, taken in turns so that clocks drift for both."""
+def _repeated(work: Callable[[], object]) -> Callable[[], None]:
+    """Return what does a piece of work `_CALLS` times, call by call."""
+
+    def run() -> None:
+        for _ in range(_CALLS):
+            work()
+
+    return run
+
+
+def _captured(work: Callable[[], object]) -> Callable[[], None]:
+    """Return the same as one CUDA graph."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        work()  # what is set up on first use cannot be captured
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for _ in range(_CALLS):
+            work()
+    return graph.replay
+
+
+def _in_turns(one: Callable[[], None], other: Callable[[], None]) -> tuple[float, float]:
+    """Return the median milliseconds of a call of both, taken in turns as clocks drift for both."""
     times: tuple[list[float], list[float]] = ([], [])
+    for work in (one, other):
+        work()
     for _ in range(_LOOKS):
         for work, found in zip((one, other), times, strict=True):
             found.append(_milliseconds(work))
     return statistics.median(times[0]), statistics.median(times[1])
 
 
-def _milliseconds(work: Callable[[], object]) -> float:
+def _milliseconds(work: Callable[[], None]) -> float:
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    work()
     start.record()
-    for _ in range(_CALLS):
-        work()
+    work()
     end.record()
     end.synchronize()
     return start.elapsed_time(end) / _CALLS

@@ -39,4 +39,5 @@ def test_gpus_and_dtypes_without_kernels_are_refused(
 
 
 def test_times_are_of_dense() -> None:
-    assert Gain((64, 64), 1, 8, dense_ms=3.0, sparse_ms=2.0, error=0.0).times == 1.5
+    gain = Gain((64, 64), 1, 8, 3.0, 2.0, dense_captured_ms=1.0, sparse_captured_ms=2.0, error=0.0)
+    assert (gain.times, gain.times_captured) == (1.5, 0.5)

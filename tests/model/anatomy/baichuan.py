@@ -118,12 +118,12 @@ class Decoder(nn.Module):
         [windows, heads or 1, tokens, keys].
         """
         windows, length, _ = hidden.shape
-        keys = torch.arange(seen + length)
+        keys = torch.arange(seen + length, device=hidden.device)
         queries = keys[seen:, None]
         lowest = torch.finfo(hidden.dtype).min
         mask = hidden.new_zeros(length, seen + length).masked_fill(keys > queries, lowest)
         if self.alibi:
-            slopes = 2.0 ** -torch.arange(1, self.heads + 1)
+            slopes = 2.0 ** -torch.arange(1, self.heads + 1, device=hidden.device)
             mask = (mask + slopes[:, None, None] * (keys - queries)).to(hidden.dtype)
         else:
             mask = mask.expand(windows, 1, -1, -1)
