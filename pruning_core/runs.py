@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -118,14 +119,24 @@ class Run:
 
 
 def quality_as_dict(quality: Quality) -> dict[str, Any]:
-    """Return plain values; perplexity is None where it overflowed, since JSON has no infinity."""
-    perplexity = quality.perplexity
-    return {
+    """Return plain values; perplexity is None where it overflowed, since JSON has no infinity.
+
+    Where no window overflowed, ``pieces`` says what each measured: nats per token, and over how
+    many tokens. From them, two runs of one protocol are compared window by window.
+    """
+    perplexity, windows = quality.perplexity, quality.windows
+    values: dict[str, Any] = {
         "perplexity": perplexity if perplexity < float("inf") else None,
         "accuracy": quality.accuracy,
         "tokens": quality.tokens,
-        "windows": len(quality.windows),
+        "windows": len(windows),
     }
+    if all(math.isfinite(window.nll) for window in windows):
+        values["pieces"] = {
+            "loss": [window.nll for window in windows],
+            "tokens": [window.scored for window in windows],
+        }
+    return values
 
 
 def recovery_as_dict(

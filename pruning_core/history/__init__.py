@@ -4,7 +4,15 @@
 several processes share; `standing` says which are the best for their size and which came of which.
 """
 
-from pruning_core.history.saved import FORMAT, Conditions, SavedRun, key_recipe_of, parse, recipe_of
+from pruning_core.history.saved import (
+    FORMAT,
+    Conditions,
+    Pieces,
+    SavedRun,
+    key_recipe_of,
+    parse,
+    recipe_of,
+)
 from pruning_core.history.standing import Branch, frontier, tree
 from pruning_core.history.store import History, Unreadable, history_root
 
@@ -13,6 +21,7 @@ __all__ = [
     "Branch",
     "Conditions",
     "History",
+    "Pieces",
     "SavedRun",
     "Unreadable",
     "frontier",

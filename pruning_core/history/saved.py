@@ -58,6 +58,19 @@ class Conditions:
 
 
 @dataclass(frozen=True)
+class Pieces:
+    """What each window of a measurement was worth, in their order.
+
+    Attributes:
+        losses: nats per token.
+        tokens: how many were predicted.
+    """
+
+    losses: tuple[float, ...]
+    tokens: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class SavedRun:
     """A run in the history of a model. Equal where id, lineage and name are.
 
@@ -76,6 +89,8 @@ class SavedRun:
         sparsity: fraction of the prunable parameters that left.
         leaked: whether calibration and measurement text overlap: then the perplexity flatters.
         predicted_loss: what was predicted before it was measured, nats per token, if anything was.
+        pieces, dense_pieces: window by window, None where that was not kept or a window overflowed.
+        tasks: what ``evaluate`` reports of each task that was asked, by its name.
     """
 
     id: str
@@ -93,6 +108,9 @@ class SavedRun:
     sparsity: float = field(compare=False)
     leaked: bool = field(compare=False, repr=False)
     predicted_loss: float | None = field(compare=False, repr=False)
+    pieces: Pieces | None = field(compare=False, repr=False)
+    dense_pieces: Pieces | None = field(compare=False, repr=False)
+    tasks: Mapping[str, Mapping[str, Any]] = field(compare=False, repr=False)
 
     @property
     def label(self) -> str:
@@ -115,6 +133,10 @@ class SavedRun:
         history = {**self.values["history"], "name": name}
         return replace(self, name=name, values={**self.values, "history": history})
 
+    def asked(self, tasks: Mapping[str, Mapping[str, Any]]) -> SavedRun:
+        """Return a copy with the tasks that were asked since; the same errors as `saved_run`."""
+        return saved_run({**self.values, "tasks": {**self.tasks, **tasks}})
+
 
 def saved_run(values: object) -> SavedRun:
     """Return a run from the plain values of its file.
@@ -128,6 +150,7 @@ def saved_run(values: object) -> SavedRun:
     history = _table(run.get("history"), "history")
     pruned, dense = _table(run.get("pruned"), "pruned"), _table(run.get("dense"), "dense")
     quality = _table(pruned.get("quality"), "pruned.quality")
+    dense_quality = _table(dense.get("quality"), "dense.quality")
     recipe = key_recipe_of(run.get("recipe"))
     if _text(run, "fingerprint") != recipe.fingerprint:
         raise PrunescopeError("Its recipe is for another model than the one that was measured.")
@@ -145,13 +168,16 @@ def saved_run(values: object) -> SavedRun:
         recipe=recipe,
         conditions=_conditions(run),
         perplexity=_perplexity(quality),
-        dense_perplexity=_perplexity(_table(dense.get("quality"), "dense.quality")),
+        dense_perplexity=_perplexity(dense_quality),
         accuracy=_number(quality, "accuracy", 0, 1),
         parameters=_count(_table(pruned.get("cost"), "pruned.cost"), "parameters"),
         dense_parameters=_count(_table(dense.get("cost"), "dense.cost"), "parameters"),
         sparsity=_number(pruned, "sparsity_of_prunable", 0, 1),
         leaked=leaked,
         predicted_loss=None if predicted is None else _number(history, "predicted_loss"),
+        pieces=_pieces(quality),
+        dense_pieces=_pieces(dense_quality),
+        tasks=_tasks(run),
     )
 
 
@@ -294,6 +320,45 @@ def _perplexity(quality: Mapping[str, Any]) -> float:
     """Return a perplexity; JSON has no infinity, so a run says null where it overflowed."""
     overflowed = "perplexity" in quality and quality["perplexity"] is None
     return math.inf if overflowed else _number(quality, "perplexity", 0)
+
+
+def _pieces(quality: Mapping[str, Any]) -> Pieces | None:
+    if "pieces" not in quality:
+        return None
+    pieces = _table(quality["pieces"], "pieces")
+    losses, tokens = ([*_list(pieces, name)] for name in ("loss", "tokens"))
+    if not losses or len(losses) != len(tokens):
+        _wrong("pieces", pieces)
+    return Pieces(
+        tuple(_number({"loss": loss}, "loss", 0) for loss in losses),
+        tuple(_count({"tokens": count}, "tokens") for count in tokens),
+    )
+
+
+def _tasks(run: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the tasks of a run; every number that is drawn of them is checked."""
+    tasks = _table(run.get("tasks", {}), "tasks")
+    for name, task in tasks.items():
+        task = _table(task, f"tasks.{name}")
+        _text(task, "title"), _text(task, "sha256"), _text(task, "scorer")
+        _count(task, "items"), _count(task, "of"), _number(task, "chance", 0, 1)
+        dense, pruned, delta = (
+            _table(task.get(side), side) for side in ("dense", "pruned", "delta")
+        )
+        if not dense or not dense.keys() == pruned.keys() == delta.keys():
+            _wrong(f"tasks.{name}", task)
+        for interval in (*dense.values(), *pruned.values(), *delta.values()):
+            for end in ("value", "low", "high"):
+                if (table := _table(interval, name)).get(end) is not None:
+                    _number(table, end, -1, 1)
+    return tasks
+
+
+def _list(table: Mapping[str, Any], name: str) -> list[Any]:
+    value = table.get(name)
+    if not isinstance(value, list):
+        _wrong(name, value)
+    return value
 
 
 def _table(value: object, what: str) -> dict[str, Any]:

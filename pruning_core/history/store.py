@@ -12,7 +12,7 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -150,16 +150,33 @@ class History:
             PrunescopeError: if it was deleted meanwhile, the name is too long, or it cannot be
                 written.
         """
+        return self._changed(run, "renamed", lambda present: present.renamed(name))
+
+    def ask(self, run: SavedRun, tasks: Mapping[str, Mapping[str, Any]]) -> SavedRun:
+        """Keep what was asked of a run after it was saved, and return it as it then is.
+
+        Args:
+            tasks: as ``evaluate`` reports them, by name; those that were asked before are replaced.
+
+        Raises:
+            PrunescopeError: if it was deleted meanwhile, the tasks are none, or it cannot be
+                written.
+        """
+        return self._changed(run, "added to", lambda present: present.asked(tasks))
+
+    def _changed(
+        self, run: SavedRun, done: str, change: Callable[[SavedRun], SavedRun]
+    ) -> SavedRun:
         with self._alone(run.fingerprint):
             present = self.find(run.fingerprint, run.id)
             if present is None:
                 raise PrunescopeError(
-                    f"{run.label} was not renamed: it has been deleted or damaged meanwhile, "
+                    f"{run.label} was not {done}: it has been deleted or damaged meanwhile, "
                     "perhaps in another tab."
                 )
-            renamed = present.renamed(name)
-            self._write(renamed)
-        return renamed
+            changed = change(present)
+            self._write(changed)
+        return changed
 
     def delete(self, run: SavedRun) -> None:
         """Delete a run; its children move up to its parent. One that is gone already stays gone.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from pruning_core.history import SavedRun
@@ -28,11 +29,21 @@ def values(
     dtype: str = "float32",
     leaked: bool = False,
     sparsity: float = 0.2,
+    losses: Sequence[float] | None = None,
+    tasks: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Return the values of a run of a recipe, dense perplexity 20 and 100 parameters."""
+    """Return the values of a run of a recipe, dense perplexity 20 and 100 parameters.
+
+    Args:
+        losses: of its windows; the dense model's are 3 everywhere then.
+    """
     of = of or recipe()
     cost = {"bytes": 4 * parameters, "operations": 2 * parameters}
     quality = {"accuracy": 0.4, "tokens": 2040, "windows": 8}
+    kept: list[dict[str, Any]] = [
+        {"pieces": {"loss": [*found], "tokens": [255] * len(found)}} if found else {}
+        for found in ([3.0] * len(losses or ()), losses)
+    ]
     return {
         "format": "prunescope-run/1",
         "model": of.model,
@@ -54,7 +65,7 @@ def values(
         "leaked": leaked,
         "dense": {
             "cost": {"parameters": 100, "bytes": 400, "operations": 200},
-            "quality": {**quality, "perplexity": 20.0},
+            "quality": {**quality, **kept[0], "perplexity": 20.0},
         },
         "pruned": {
             "estimator": of.scoring.estimator,
@@ -63,7 +74,7 @@ def values(
             "sparsity_of_linears": sparsity,
             "sparsity_of_all": sparsity / 2,
             "cost": {"parameters": parameters, **cost},
-            "quality": {**quality, "perplexity": perplexity},
+            "quality": {**quality, **kept[1], "perplexity": perplexity},
             "seconds": {"scoring": 1.0},
             "peak_memory_bytes": {"main": 1000},
         },
@@ -72,6 +83,37 @@ def values(
         "seconds": {"loading": 1.0, "scoring": 1.0},
         "peak_memory_bytes": {"main": 1000},
         "environment": {"python": "3.11", "gpu": "none"},
+        **({"tasks": tasks} if tasks else {}),
+    }
+
+
+def task(
+    right: float = 0.4, *, dense: float = 0.5, half: float = 0.05, items: int = 100
+) -> dict[str, Any]:
+    """Return a task as ``evaluate`` reports it, with intervals of `half` to either side."""
+
+    def interval(value: float) -> dict[str, float]:
+        return {"value": value, "low": value - half, "high": value + half}
+
+    delta = {**interval(right - dense), "beyond_noise": abs(right - dense) > half}
+    return {
+        "title": "A task",
+        "split": "validation",
+        "note": "",
+        "source": "local",
+        "sha256": "b" * 64,
+        "items": items,
+        "of": 500,
+        "sample": None,
+        "shots": 0,
+        "scorer": "fast",
+        "chance": 0.25,
+        "level": 0.95,
+        "resumed_items": 0,
+        "leaked": False,
+        "dense": {"acc": interval(dense)},
+        "pruned": {"acc": interval(right)},
+        "delta": {"acc": delta},
     }
 
 

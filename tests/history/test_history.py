@@ -22,6 +22,7 @@ from pruning_core.errors import PrunescopeError
 from pruning_core.history import History, SavedRun, history_root
 from pruning_core.history import store as store_module
 from pruning_core.history.saved import LONGEST_LINEAGE
+from tests.history import run_values
 from tests.history.run_values import FINGERPRINT, recipe, values
 
 ROOT = Path(__file__).parents[2]
@@ -134,6 +135,23 @@ def test_a_new_name_lasts(history: History) -> None:
     with pytest.raises(PrunescopeError, match="at most 80"):
         history.rename(run, "x" * 81)
     assert history.rename(found, "").name == ""
+
+
+def test_what_is_asked_later_is_kept_with_what_was(history: History) -> None:
+    run = history.save(values())
+    history.ask(run, {"piqa": run_values.task(0.4)})
+    found = history.ask(run, {"boolq": run_values.task(0.6), "piqa": run_values.task(0.5)})
+    assert again(history).runs(FINGERPRINT)[0].tasks == found.tasks
+    assert {name: task["pruned"]["acc"]["value"] for name, task in found.tasks.items()} == {
+        "piqa": 0.5,
+        "boolq": 0.6,
+    }
+    with pytest.raises(PrunescopeError, match="no run has that"):
+        history.ask(run, {"arc_easy": {"title": 1}})
+    assert [*history.runs(FINGERPRINT)[0].tasks] == ["piqa", "boolq"]
+    history.delete(run)
+    with pytest.raises(PrunescopeError, match="was not added to: it has been deleted"):
+        history.ask(run, {"piqa": run_values.task()})
 
 
 def test_what_another_process_renamed_is_seen(history: History) -> None:

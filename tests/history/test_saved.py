@@ -14,8 +14,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pruning_core.errors import PrunescopeError
-from pruning_core.history.saved import clean_name, key_recipe_of, parse, recipe_of, saved_run
+from pruning_core.history.saved import (
+    Pieces,
+    clean_name,
+    key_recipe_of,
+    parse,
+    recipe_of,
+    saved_run,
+)
 from pruning_core.recipe import Recipe, Scoring
+from tests.history import run_values
 from tests.history.run_values import FINGERPRINT, recipe, values
 
 ID = "0006123456789-0badcafe"
@@ -201,3 +209,60 @@ def changed(change: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
 def test_what_holds_no_recipe_is_a_sentence(form: object) -> None:
     with pytest.raises(PrunescopeError):
         key_recipe_of(form)
+
+
+def test_what_windows_and_tasks_measured_is_there() -> None:
+    run = whole()
+    assert saved_run(run).pieces is None
+    assert saved_run(run).tasks == {}
+    run["pruned"]["quality"]["pieces"] = {"loss": [3.5, 2], "tokens": [255, 10]}
+    run["tasks"] = {"piqa": run_values.task(0.4)}
+    saved = saved_run(run)
+    assert saved.pieces == Pieces((3.5, 2.0), (255, 10))
+    assert saved.dense_pieces is None
+    assert saved.tasks["piqa"]["pruned"]["acc"]["value"] == 0.4
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [],
+        {},
+        {"loss": [], "tokens": []},
+        {"loss": [1.0], "tokens": [1, 2]},
+        {"loss": ["1"], "tokens": [1]},
+        {"loss": [-1.0], "tokens": [1]},
+        {"loss": [1.0], "tokens": [1.5]},
+        {"loss": 1.0, "tokens": 1},
+    ],
+    ids=repr,
+)
+def test_pieces_that_none_measured_are_refused(pieces: object) -> None:
+    run = whole()
+    run["pruned"]["quality"]["pieces"] = pieces
+    with pytest.raises(PrunescopeError, match="no run has that"):
+        saved_run(run)
+
+
+@pytest.mark.parametrize(
+    ("path", "bad"),
+    [
+        (("title",), 1),
+        (("chance",), 2),
+        (("items",), -1),
+        (("pruned",), {}),
+        (("delta",), {"other": {}}),
+        (("pruned", "acc", "value"), "much"),
+        (("delta", "acc", "low"), -7),
+    ],
+    ids=repr,
+)
+def test_tasks_that_none_asked_are_refused(path: tuple[str, ...], bad: object) -> None:
+    run = whole()
+    run["tasks"] = {"piqa": run_values.task()}
+    place = run["tasks"]["piqa"]
+    for name in path[:-1]:
+        place = place[name]
+    place[path[-1]] = bad
+    with pytest.raises(PrunescopeError, match="no run has that"):
+        saved_run(run)
