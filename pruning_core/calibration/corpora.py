@@ -68,6 +68,23 @@ CORPORA: Mapping[str, Corpus] = {
             _BOTH,
             " ",
         ),
+        # SparseGPT, GPTQ and DaSS join its test sentences by a space, LLM-Pruner and FLAP those of
+        # the validation split by a blank line: two texts.
+        Corpus(
+            "ptb",
+            "Penn Treebank test",
+            "Newspaper sentences in lower case, rare words written <unk>: far from what models of "
+            "today were trained on.",
+            (Split.MEASUREMENT,),
+            " ",
+        ),
+        Corpus(
+            "ptb-validation",
+            "Penn Treebank validation",
+            "The same newspaper's other sentences, joined by blank lines as LLM-Pruner does.",
+            (Split.MEASUREMENT,),
+            _BLANK_LINE,
+        ),
         Corpus(
             "wikipedia",
             "Wikipedia",
@@ -102,8 +119,8 @@ def load_text(name: str, split: Split, tick: Tick = silent) -> Text:
     if split not in corpus.splits:
         others = ", ".join(other.name for other in CORPORA.values() if split in other.splits)
         raise PrunescopeError(
-            f"{corpus.title} has no {split} text: it is one body of text, and a measurement must "
-            f"not read what a calibration has read. For {split} use: {others}."
+            f"{corpus.title} has no {split} text: a measurement must not read what a calibration "
+            f"has read, and it is used for the other alone. For {split} use: {others}."
         )
     if name == "embedded":
         documents, source = embedded.read(split)

@@ -25,7 +25,8 @@ _ROWS_PER_TICK = 100
 class _Place:
     """Where a split lies on the hub: a data set, and either a configuration or one file of it.
 
-    `take` caps the documents and turns streaming on; None loads the split whole.
+    `take` caps the documents and turns streaming on; None loads the split whole. `column` holds the
+    text. `revision` is a branch of the data set; None for its main one.
     """
 
     dataset: str
@@ -33,6 +34,8 @@ class _Place:
     config: str | None = None
     file: str | None = None
     take: int | None = None
+    column: str = "text"
+    revision: str | None = None
 
     def open(self) -> Iterable[Mapping[str, Any]]:
         """Open the split; reading from what this returns may go to the network again."""
@@ -45,6 +48,7 @@ class _Place:
             data_files=files,
             split=self.split,
             streaming=self.take is not None,
+            revision=self.revision,
         )
 
     def __str__(self) -> str:
@@ -66,6 +70,18 @@ _PLACES: Mapping[tuple[str, Split], _Place] = {
     ("c4", Split.MEASUREMENT): _Place(
         "allenai/c4", "validation", file="en/c4-validation.00000-of-00008.json.gz", take=1_100
     ),
+    **{
+        (name, Split.MEASUREMENT): _Place(
+            "ptb-text-only/ptb_text_only",
+            split,
+            file=f"penn_treebank/{split}/0000.parquet",
+            column="sentence",
+            # The data set itself is a script, which `datasets` no longer runs: this is the hub's
+            # own conversion of it.
+            revision="refs/convert/parquet",
+        )
+        for name, split in (("ptb", "test"), ("ptb-validation", "validation"))
+    },
     ("wikipedia", Split.CALIBRATION): _Place(
         "wikimedia/wikipedia", "train", config="20231101.en", take=5_000
     ),
@@ -85,7 +101,7 @@ def read(corpus: str, split: Split, tick: Tick = silent) -> tuple[tuple[str, ...
         for number, row in enumerate(islice(place.open(), place.take)):
             if number % _ROWS_PER_TICK == 0:
                 tick("fetching text", number, place.take or 0, corpus)
-            documents.append(row["text"])
+            documents.append(row[place.column])
     except Cancelled:
         raise
     except Exception as error:

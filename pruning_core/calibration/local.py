@@ -112,6 +112,10 @@ def _lines(text: str, path: Path) -> Documents:
     return tuple(line for line in text.split("\n") if line.strip())
 
 
+def _sentences(text: str, path: Path) -> Documents:
+    return tuple(line.strip() for line in _lines(text, path))
+
+
 def _extracted_articles(text: str, path: Path) -> Documents:
     articles = (match.group(1).strip() for match in _EXTRACTED_ARTICLE.finditer(text))
     documents = tuple(article for article in articles if article)
@@ -133,5 +137,7 @@ _READERS: Mapping[tuple[str, Split], tuple[str, str, Callable[[str, Path], Docum
     ("wikitext2", Split.MEASUREMENT): ("wikitext2/wiki.test.raw", "", _wikitext_rows),
     ("c4", Split.CALIBRATION): ("calibration/c4_short.jsonl", "", _json_lines),
     ("c4", Split.MEASUREMENT): ("calibration/c4_pages.txt", "", _lines),
+    ("ptb", Split.MEASUREMENT): ("ptb/ptb.test.txt", "", _sentences),
+    ("ptb-validation", Split.MEASUREMENT): ("ptb/ptb.valid.txt", "", _sentences),
     ("wikipedia", Split.CALIBRATION): ("calibration/wikipedia.txt", "", _extracted_articles),
 }

@@ -106,6 +106,20 @@ PROTOCOLS = {
             2048,
             about="The Wanda family's second: web pages joined by a space.",
         ),
+        Protocol(
+            "ptb",
+            "Penn Treebank test, window 2048",
+            "ptb",
+            2048,
+            about="SparseGPT's and DaSS's: sentences of the test split joined by a space.",
+        ),
+        Protocol(
+            "ptb-128",
+            "Penn Treebank validation, window 128",
+            "ptb-validation",
+            128,
+            about="LLM-Pruner's and FLAP's: the validation split, joined by blank lines.",
+        ),
     )
 }
 """The protocols of windows that do not overlap."""

@@ -203,6 +203,14 @@ def test_local_corpora_come_whole(
     assert ("<unk>" in text.joined) == ("<unk>" in text.source)
 
 
+def test_treebank_sentences_lose_the_spaces_about_them(folder: Path) -> None:
+    put(folder / "ptb/ptb.test.txt", " no it was n't black monday \n but while \n\n")
+    text = load_text("ptb", Split.MEASUREMENT)
+    assert text.joined == "no it was n't black monday but while"
+    put(folder / "ptb/ptb.valid.txt", " one <unk> \n two \n")
+    assert load_text("ptb-validation", Split.MEASUREMENT).joined == "one <unk>\n\ntwo"
+
+
 def test_a_missing_local_file_is_named_and_the_hub_left_alone(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -220,7 +228,7 @@ def test_no_local_file_serves_two_splits(folder: Path) -> None:
             with pytest.raises(PrunescopeError) as raised:
                 load_text(name, split)
             named.append(str(raised.value).split("'")[3])
-    assert len(set(named)) == len(named) == 5
+    assert len(set(named)) == len(named) == len(SERVED) - 2
 
 
 def test_a_folder_that_does_not_exist_is_refused(
@@ -260,7 +268,20 @@ WIKITEXT = ("Salesforce/wikitext", "wikitext-2-raw-v1")
 C4_TRAIN = "en/c4-train.00000-of-01024.json.gz"
 C4_VALIDATION = "en/c4-validation.00000-of-00008.json.gz"
 
+PTB = "ptb-text-only/ptb_text_only"
+CONVERTED = "refs/convert/parquet"
+
 ASKED = {
+    **{
+        (name, Split.MEASUREMENT): (
+            PTB,
+            None,
+            {split: f"penn_treebank/{split}/0000.parquet"},
+            split,
+            False,
+        )
+        for name, split in (("ptb", "test"), ("ptb-validation", "validation"))
+    },
     ("wikitext2", Split.CALIBRATION): (*WIKITEXT, None, "train", False),
     ("wikitext2", Split.MEASUREMENT): (*WIKITEXT, None, "test", False),
     ("c4", Split.CALIBRATION): ("allenai/c4", None, {"train": C4_TRAIN}, "train", True),
@@ -288,9 +309,11 @@ def test_the_hub_is_asked_for_the_right_split(
 ) -> None:
     asked = []
 
-    def load_dataset(path, config, *, data_files, split, streaming):
+    def load_dataset(path, config, *, data_files, split, streaming, revision):
         asked.append((path, config, data_files, split, streaming))
-        return [{"text": " = A = \n"}, {"text": ""}, {"text": " text \n"}]
+        assert revision == (CONVERTED if path == PTB else None)
+        column = "sentence" if path == PTB else "text"
+        return [{column: " = A = \n"}, {column: ""}, {column: " text \n"}]
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     text = load_text(name, split)
@@ -313,7 +336,7 @@ def test_a_big_corpus_is_streamed_through_datasets_and_capped(
     monkeypatch.setattr(
         datasets,
         "load_dataset",
-        lambda _path, _config, *, data_files, split, streaming: real(
+        lambda _path, _config, *, data_files, split, streaming, revision: real(
             "json", data_files={split: str(shard)}, split=split, streaming=streaming
         ),
     )

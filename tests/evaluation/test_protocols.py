@@ -111,12 +111,15 @@ def corpora(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     articles = [f" = Title {number} = " for number in range(3)]
     lines = [line for title in articles for line in (" ", title, " ", f" {words(300)} . ", " ")]
     pages = [words(200) for _ in range(5)]
+    test, validation = ([words(20) for _ in range(count)] for count in (45, 6))
     for name, text in (
         ("wikitext2/wiki.test.raw", "\n".join(lines) + "\n"),
         ("calibration/c4_pages.txt", "\n".join(pages)),
+        ("ptb/ptb.test.txt", "".join(f" {sentence} \n" for sentence in test)),
+        ("ptb/ptb.valid.txt", "".join(f" {sentence} \n" for sentence in validation)),
     ):
         path = tmp_path / name
-        path.parent.mkdir()
+        path.parent.mkdir(exist_ok=True)
         path.write_text(text)
     monkeypatch.setenv("PRUNESCOPE_DATA", str(tmp_path))
     rows = [f"{line}\n" if line.strip() else "" for line in lines]
@@ -124,6 +127,8 @@ def corpora(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     return {
         "wikitext2": "\n\n".join(rows),
         "c4": " ".join(pages),
+        "ptb": " ".join(test),
+        "ptb-validation": "\n\n".join(validation),
         "embedded": "\n\n".join(embedded.documents),
     }
 
