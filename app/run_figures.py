@@ -37,6 +37,56 @@ class Point:
     leaked: bool = False
 
 
+@dataclass(frozen=True)
+class Span:
+    """A run's perplexity as a multiple of the dense model's, and the ends of its interval."""
+
+    label: str
+    value: float
+    low: float
+    high: float
+
+
+def over_dense(spans: Sequence[Span]) -> go.Figure:
+    """Draw multiples of the dense perplexity with their intervals, one below the other.
+
+    Ends that are not finite, of a single window say, are left out.
+    """
+    drawn = [span for span in spans if math.isfinite(span.value)]
+    above = [span.high - span.value if math.isfinite(span.high) else 0.0 for span in drawn]
+    below = [span.value - span.low if span.low > 0 else 0.0 for span in drawn]
+    figure = go.Figure(
+        go.Scatter(
+            x=[span.value for span in drawn],
+            y=list(range(len(drawn))),
+            text=[f"{span.label}: x {span.value:.3f}" for span in drawn],
+            customdata=[(span.low, span.high) for span in drawn],
+            error_x={
+                "type": "data",
+                "symmetric": False,
+                "array": above,
+                "arrayminus": below,
+                "thickness": 2,
+                "width": 5,
+            },
+            mode="markers",
+            marker={"size": 9, "color": palette.FUSED},
+            hovertemplate="%{text}<br>%{customdata[0]:.3f} to %{customdata[1]:.3f}<extra></extra>",
+        )
+    )
+    layout(figure, 90 + 26 * len(drawn), x="perplexity over dense")
+    figure.add_vline(x=1, line={"color": palette.FINE, "width": 2, "dash": "dot"})
+    if drawn and max(span.value for span in drawn) > _WIDE:
+        figure.update_xaxes(type="log")
+    return figure.update_yaxes(
+        tickvals=list(range(len(drawn))),
+        ticktext=[span.label for span in drawn],
+        range=[len(drawn) - 0.5, -0.5],
+        showgrid=False,
+        zeroline=False,
+    )
+
+
 def quality_by_size(points: Sequence[Point], best: Sequence[Point], dense: Point) -> go.Figure:
     """Draw runs as points, those that none beats joined by steps, and the dense model.
 

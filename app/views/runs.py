@@ -11,6 +11,12 @@ import streamlit as st
 
 from app import run_figures, run_tables, state
 from app.components.bench import require_model
+from app.components.differences import (
+    draw_between,
+    draw_disagreements,
+    draw_over_dense,
+    over_dense_words,
+)
 from app.engine import ENGINE
 from app.results import OnBench
 from app.words import change, count, percent, perplexity
@@ -112,7 +118,11 @@ def draw_run(model: OnBench, run: SavedRun, branches: Sequence[Branch]) -> None:
         "Parameters", count(run.parameters), f"{change(smaller)} to dense", delta_color="inverse"
     )
     third.metric("Sparsity", percent(run.sparsity), help="Of the prunable parameters")
-    st.caption(f"{_measured_words(run.conditions)} · recipe {run.digest}" + _prediction_words(run))
+    st.caption(
+        f"{_measured_words(run.conditions)} · recipe {run.digest}"
+        + over_dense_words(run)
+        + _prediction_words(run)
+    )
     st.text_input(
         "Name",
         key=state.control(f"name-{run.id}", run.name),
@@ -264,6 +274,7 @@ def draw_comparison(model: OnBench, picked: SavedRun, branches: Sequence[Branch]
         on_change=state.keep("beside", "beside"),
     )
     other = others[chosen]
+    draw_between(picked, other)
     names = (picked.label, other.label if other.label != picked.label else f"{other.label} (2)")
     lanes = {
         kind: tuple(
@@ -319,7 +330,10 @@ drawn = tree(everything)
 left_side, right_side = st.columns([5, 4], gap="medium")
 with left_side:
     chosen = choose_conditions(everything)
-    draw_chart([run for run in everything if run.conditions == chosen])
+    alike = [run for run in everything if run.conditions == chosen]
+    draw_chart(alike)
+    draw_over_dense(alike)
+    draw_disagreements(alike)
 with right_side:
     st.selectbox(
         "Run",

@@ -3,9 +3,10 @@ from __future__ import annotations
 import math
 
 import plotly.graph_objects as go
+import pytest
 
 from app import palette
-from app.run_figures import Point, quality_by_size, sparsities
+from app.run_figures import Point, Span, over_dense, quality_by_size, sparsities
 
 DENSE = Point("", "dense", 100, 20.0)
 A, B = Point("a", "first", 90, 22.0), Point("b", "second", 60, 40.0)
@@ -64,3 +65,19 @@ def test_two_recipes_stand_side_by_side_in_both_lanes() -> None:
     assert [list(bar.x) for bar in figure.data] == [[0, 1]] * 4
     assert figure.layout.barmode == "group"
     assert figure.layout.paper_bgcolor == "rgba(0,0,0,0)"
+
+
+def test_intervals_over_dense_lie_about_their_values() -> None:
+    spans = [
+        Span("one", 1.5, 1.4, 1.7),
+        Span("two", 2.0, 0.0, math.inf),
+        Span("gone", math.inf, 1, 2),
+    ]
+    figure = over_dense(spans)
+    (trace,) = figure.data
+    assert list(trace.x) == [1.5, 2.0]
+    assert list(trace.error_x.array) == pytest.approx([0.2, 0.0])
+    assert list(trace.error_x.arrayminus) == pytest.approx([0.1, 0.0])
+    assert list(figure.layout.yaxis.ticktext) == ["one", "two"]
+    assert figure.layout.xaxis.type is None
+    assert over_dense([Span("wrecked", 90.0, 80.0, 99.0)]).layout.xaxis.type == "log"

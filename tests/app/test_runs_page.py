@@ -16,7 +16,7 @@ from pruning_core.history import History, SavedRun
 from pruning_core.recipe import Recipe, Scoring, SiteKey, SiteKind
 from pruning_core.recipe_link import decode
 from tests.app.conftest import CALIBRATION
-from tests.history.run_values import values
+from tests.history.run_values import task, values
 
 PAGE = Path(__file__).parents[2] / "app" / "views" / "runs.py"
 
@@ -255,3 +255,36 @@ def test_hundreds_of_runs_are_drawn(model: OnBench, history: History) -> None:
     at = open_page()
     assert len(tree(at)) == 200
     assert len(chart(at)["data"][-1]["customdata"]) == 200
+
+
+EASY = [3.1, 3.3, 3.2, 3.4, 3.1, 3.2]
+HARD = [loss + 0.2 for loss in EASY]
+
+
+def test_differences_say_whether_they_are_more_than_noise(model: OnBench, history: History) -> None:
+    one = history.save(values(recipe(model, 0.25), losses=EASY), name="one")
+    two = history.save(values(recipe(model, 0.5), losses=HARD), one, name="two")
+    far = history.save(values(recipe(model, 0.5, 2), losses=EASY, limit=None), name="far")
+    at = open_page()
+    pick(at, two)
+    over = next(caption.value for caption in at.caption if "over dense" in caption.value)
+    assert "+51.7 %" in over  # exp(sum(HARD) / 6 - 3) - 1
+    assert "more than noise" in over
+    said = [text.value for text in at.text]
+    assert any("two against one" in text and "+22.1 %" in text for text in said)
+    at.selectbox(key=shown(at, "beside")).set_value(far.id).run()
+    assert any("were not measured alike" in text.value for text in at.text)
+    at.selectbox(key=shown(at, "conditions")).set_value(one.conditions).run()
+    spans = chart(at, 1)["data"][0]
+    assert [text.split(":")[0] for text in spans["text"]] == ["one", "two"]
+
+
+def test_metrics_that_disagree_are_a_warning(model: OnBench, history: History) -> None:
+    one = history.save(values(recipe(model, 0.25), losses=EASY), name="one")
+    two = history.save(values(recipe(model, 0.5), losses=HARD), name="two")
+    history.ask(one, {"piqa": task(0.4)})
+    assert not any("prefers" in warning.value for warning in open_page().warning)
+    history.ask(two, {"piqa": task(0.6)})
+    (warning,) = (w.value for w in open_page().warning if "prefers" in w.value)
+    assert "Perplexity prefers one" in warning
+    assert "PIQA (acc) prefers two" in warning
