@@ -148,7 +148,8 @@ def column_costs(weight: torch.Tensor, inverse: torch.Tensor) -> torch.Tensor:
         cheapest = now.topk(min(BATCH + 1, len(there) - len(order)), largest=False)
         few = cheapest.indices[:BATCH]
         bound = float(cheapest.values[BATCH]) if len(cheapest.values) > BATCH else float("inf")
-        taken = _within(weight[:, few].clone(), inverse[few][:, few].clone(), bound)
+        # One column after the other is many tiny steps, for which an accelerator is no place.
+        taken = _within(weight[:, few].cpu(), inverse[few][:, few].cpu(), bound)
         gone = few[[place for place, _ in taken]]
         order += gone.tolist()
         costs += [cost for _, cost in taken]
