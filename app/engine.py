@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from app.asking import Asked, Questions, ask_next
 from app.exports import Candidate, Exports, Order, Written, demand_place_for
 from app.recoveries import Recoveries, Trained, Training
 from app.results import Answers, Gathered, Measured, OnBench
@@ -29,9 +30,10 @@ from pruning_core.recipe import Calibration, Recipe, Scoring
 if TYPE_CHECKING:
     import torch
 
-    from pruning_core.evaluation.latency import MeasuredLatency, Workload
+    from pruning_core.evaluation.latency import MeasuredLatency
     from pruning_core.evaluation.protocol import Protocol
     from pruning_core.evaluation.sensitivity import Sensitivity
+    from pruning_core.evaluation.workload import Workload
     from pruning_core.importance.map import ImportanceMap
     from pruning_core.planning.plan import Plan
 
@@ -271,13 +273,7 @@ class Engine:
             publish(measured)  # on screen before it is on the disk
             measured = self._saved(measured, run, parent)
             publish(measured)
-            # One after the other: a machine that is busy for a while slows both alike.
-            dense, pruned = current.speeds(recipe, protocol, tick)
-            return replace(
-                measured,
-                dense=replace(measured.dense, speed=dense),
-                pruned=replace(measured.pruned, speed=pruned),
-            )
+            return replace(measured, speeds=current.speeds(recipe, protocol, tick))
 
         current = self._current
         key = (recipe, protocol, allow_leak, current and current.seen.id)
@@ -323,6 +319,24 @@ class Engine:
             return Answers(recipe, prompt, dense, pruned)
 
         return self.jobs.submit(owner, "write", "Writing", work, supersede=True)
+
+    def ask_tasks(self, owner: str, questions: Questions) -> Job[Asked]:
+        """Ask the items of tasks and keep the answers with their run; others go between tasks.
+
+        Publishes how far it is. A task that cannot be asked says why and leaves the rest standing.
+        """
+        asked = Asked(questions)
+
+        def work(tick: Tick, publish: Publish) -> Any:
+            nonlocal asked
+            publish(asked)
+            current = self._on_bench(questions.fingerprint)
+            asked = ask_next(current, self.history, asked, tick)
+            publish(asked)
+            return AGAIN if asked.left else asked
+
+        title = f"Asking {', '.join(questions.tasks)}"
+        return self.jobs.submit(owner, "tasks", title, work, key=questions)
 
     def exports(self, fingerprint: str) -> Exports | None:
         """Return what is known of exports of the model on the bench."""

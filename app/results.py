@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from pruning_core.evaluation.generation import Generated
     from pruning_core.evaluation.protocol import Protocol
     from pruning_core.evaluation.quality import Quality
+    from pruning_core.evaluation.speed import Speeds
     from pruning_core.model.anatomy import Anatomy
     from pruning_core.planning.plan import Cost
 
@@ -33,11 +34,10 @@ class OnBench:
 
 @dataclass(frozen=True)
 class Side:
-    """The dense or the pruned model in numbers; `speed` in tokens per second, None until timed."""
+    """The dense or the pruned model in numbers."""
 
     quality: Quality
     cost: Cost
-    speed: float | None
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,9 @@ class Measured:
     """A recipe measured beside the dense model, by the same process on the same windows.
 
     `bench` is the `OnBench.id` of the model: the same weights in another dtype measure otherwise.
-    `predicted` is the loss that was predicted before, nats per token, if one was. `saved` is the id
-    of the run in the history, None where it could not be saved: `unsaved` then says why.
+    `predicted` is the loss that was predicted before, nats per token, if one was. `speeds` are None
+    until both are timed. `saved` is the id of the run in the history, None where it could not be
+    saved: `unsaved` then says why.
     """
 
     bench: str
@@ -57,6 +58,7 @@ class Measured:
     dense: Side
     pruned: Side
     predicted: float | None = None
+    speeds: Speeds | None = None
     saved: str | None = None
     unsaved: str | None = None
 

@@ -13,6 +13,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from app.asking import Questions
 from app.exports import Exports
 from app.recent import Recent
 from app.recoveries import Recoveries, Trained, Training
@@ -27,11 +28,13 @@ if TYPE_CHECKING:
     from app.texts import Texts
     from pruning_core.calibration import Text
     from pruning_core.evaluation.generation import Generated
-    from pruning_core.evaluation.latency import MeasuredLatency, Workload
+    from pruning_core.evaluation.latency import MeasuredLatency
     from pruning_core.evaluation.live import LiveEvaluator
     from pruning_core.evaluation.protocol import Protocol
     from pruning_core.evaluation.quality import Quality
     from pruning_core.evaluation.sensitivity import Sensitivity
+    from pruning_core.evaluation.speed import Speeds
+    from pruning_core.evaluation.workload import Workload
     from pruning_core.importance.evidence import Evidence
     from pruning_core.importance.map import ImportanceMap
     from pruning_core.model.loading import LoadedModel
@@ -202,7 +205,6 @@ class Workplace:
             dense = Side(
                 probe.evaluator.measure(None, tick),
                 dense_cost(plan.anatomy, self.bench.dense_bytes, protocol.window),
-                None,
             )
             self._dense[protocol] = dense
         predicted = self._predicted(recipe, protocol, plan)
@@ -216,7 +218,7 @@ class Workplace:
             leaked,
             plan.sparsity,
             dense,
-            Side(quality, cost, None),
+            Side(quality, cost),
             predicted,
         )
         run = Run(
@@ -247,6 +249,65 @@ class Workplace:
             training, probe, leaked, lambda: self.demand_plan(recipe, tick), tick, publish
         )
 
+    def demand_anew(self, recipe: Recipe, tick: Tick) -> Plan:
+        """Return the plan of any recipe of this model; its importance map is made if it is gone.
+
+        Raises:
+            PrunescopeError: if the recipe can't be carried out.
+        """
+        from pruning_core.planning.plan import check_recipe
+
+        check_recipe(recipe, self.seen.fingerprint, self.seen.anatomy)
+        if recipe.pattern.kind is PatternKind.STRUCTURED:
+            self.demand_map(recipe.scoring, tick)
+        return self.demand_plan(recipe, tick)
+
+    def ask(self, plan: Plan, task: str, questions: Questions, tick: Tick) -> dict[str, Any]:
+        """Ask the dense model, and the one that a plan makes of it, the items of one task.
+
+        What was answered before, here or by ``evaluate``, is not asked again.
+
+        Returns:
+            What ``evaluate`` reports of a task.
+
+        Raises:
+            PrunescopeError: if its rows are missing or damaged, or the recipe was calibrated on
+                them and that is not allowed.
+            Cancelled: by `tick`; what is answered by then is kept on the disk.
+        """
+        from pruning_core.evaluation.measurement import measure_task
+        from pruning_core.evaluation.tasks.accuracy import select
+        from pruning_core.evaluation.tasks.definitions import task as find
+        from pruning_core.pipeline import guard_recipes
+        from pruning_core.runs import environment
+
+        tick("reading", 0, 1, task)
+        selection = select(find(task), questions.limit, questions.seed)
+        leaked = guard_recipes(
+            [plan.recipe],
+            selection.text,
+            allow=questions.allow_leak,
+            tick=tick,
+            read=self._texts.read,
+        )
+        identity = {
+            "fingerprint": self.seen.fingerprint,
+            "device": self.seen.device,
+            "dtype": self.seen.dtype,
+            "environment": environment(),
+        }
+        with self.bench.applied(None):
+            found = measure_task(
+                self.bench,
+                self.loaded.tokenizer,
+                selection,
+                identity,
+                plan,
+                resume=True,
+                tick=tick,
+            )
+        return found.as_dict() | {"leaked": leaked}
+
     def demand_candidate(
         self, recipe: Recipe, trained: str | None, tick: Tick
     ) -> tuple[Plan, Mapping[str, Any] | None]:
@@ -265,17 +326,15 @@ class Workplace:
             return plan, None
         return self.recoveries.merged(recipe, trained, plan)
 
-    def speeds(self, recipe: Recipe, protocol: Protocol, tick: Tick) -> tuple[float, float]:
-        """Return tokens per second of the dense and of the pruned model, timed in turn."""
-        from pruning_core.evaluation.speed import prefill_speed
+    def speeds(self, recipe: Recipe, protocol: Protocol, tick: Tick) -> Speeds:
+        """Return how fast the dense and the pruned model read one window, timed in turns."""
+        from pruning_core.evaluation.speed import measure_speeds
+        from pruning_core.evaluation.workload import Workload
+        from pruning_core.model.forward import positions
 
-        plan, window = self.demand_plan(recipe, tick), self.probe(protocol, tick).windows[0]
-        with self.bench.applied(None):
-            dense = prefill_speed(self.loaded.model, window, tick)
-        if not plan.removed_parameters:
-            return dense, dense
-        with self.bench.applied(plan):
-            return dense, prefill_speed(self.loaded.model, window, tick)
+        length = min(protocol.window, positions(self.loaded.model) or protocol.window)
+        plan = self.demand_plan(recipe, tick)
+        return measure_speeds(self.bench, plan, Workload(length=length), tick)
 
     def sensitivity(self, recipe: Recipe, protocol: Protocol, tick: Tick) -> Sensitivity:
         """Return what is known of how the loss answers to pruning, under a recipe's scoring."""

@@ -31,7 +31,7 @@ ROOMS = (
         "importance",
         "planning",
     ),
-    *("surgery", "evaluation", "recovery", "runs", "export", "pipeline"),
+    *("surgery", "evaluation", "recovery", "runs", "export", "report", "pipeline"),
     *("printing", "commands", "__main__"),
 )
 """The rooms of the core in the order in which the data walks through them."""
@@ -164,7 +164,8 @@ def test_only_the_engine_and_its_store_make_threads_locks_and_job_services() -> 
 
 
 def test_figures_are_pure() -> None:
-    for name in ("figures", "comparison_figures", "run_figures", "recovery_figures", "palette"):
+    names = ("figures", "comparison_figures", "run_figures", "recovery_figures", "task_figures")
+    for name in (*names, "palette"):
         path = ROOT / f"app/{name}.py"
         assert "streamlit" not in packages(path), where(path)
 

@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 import torch
 
-from pruning_core.evaluation.latency import Phase, Workload, measure_latency
+from pruning_core.evaluation.latency import measure_latency
 from pruning_core.evaluation.live import LiveEvaluator
+from pruning_core.evaluation.speed import measure_speeds
 from pruning_core.evaluation.two_four import measure_gains
+from pruning_core.evaluation.workload import Phase, Workload
 from pruning_core.importance.registry import Estimator, Needs, estimators
 from pruning_core.planning.plan import Plan, make_plan
 from pruning_core.recipe import STRUCTURED, Pattern, Recipe
@@ -141,12 +143,16 @@ def test_every_site_is_timed(phase: Phase) -> None:
     measured = measure_latency(bench, Workload(phase, batch=2, length=12), at_most=4)
     for staircase in measured.sites.values():
         assert all(value > 0 for value in staircase.milliseconds)
+    speeds = measure_speeds(bench, random_plan(bench, 1), Workload(phase, batch=2, length=12))
+    assert min(speeds.dense, speeds.pruned) > 0
 
 
 def test_two_four_kernels_multiply_right_and_are_timed() -> None:
-    for gain in measure_gains(Counter({(128, 192): 2, (192, 128): 1}), [16, 64], CUDA):
+    gains = measure_gains(Counter({(128, 192): 2, (192, 128): 1, (40, 36): 9}), [16, 64], CUDA)
+    assert {gain.shape for gain in gains} == {(128, 192), (192, 128)}
+    for gain in gains:
         assert gain.error < 0.02  # bf16 rounds to 1 in 256
-        assert min(gain.dense_ms, gain.sparse_ms) > 0
+        assert min(gain.dense_ms, gain.sparse_captured_ms) > 0
 
 
 def test_tasks_and_protocols_say_what_they_do_on_the_cpu(

@@ -22,7 +22,7 @@ from pruning_core.planning.search import Terms, best_shape, best_shapes
 from pruning_core.recipe import STRUCTURED, Recipe, SiteKind
 
 if TYPE_CHECKING:
-    from pruning_core.evaluation.latency import Workload
+    from pruning_core.evaluation.workload import Workload
     from pruning_core.planning.plan import Plan
     from pruning_core.planning.prediction import Predictor
     from pruning_core.planning.search import Shape
@@ -141,7 +141,7 @@ def _ask(model: OnBench, predictor: Predictor) -> Terms | None:
 
 
 def _ask_workload() -> Workload:
-    from pruning_core.evaluation.latency import Phase, Workload
+    from pruning_core.evaluation.workload import Phase, Workload
 
     phase, batch, length = st.columns(3)
     phase.selectbox(

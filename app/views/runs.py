@@ -17,6 +17,7 @@ from app.components.differences import (
     draw_over_dense,
     over_dense_words,
 )
+from app.components.run_tasks import draw_tasks
 from app.engine import ENGINE
 from app.results import OnBench
 from app.words import change, count, percent, perplexity
@@ -344,4 +345,5 @@ with right_side:
     )
     draw_run(bench, present, drawn)
 draw_tree(drawn, present)
+draw_tasks(bench, present)
 draw_comparison(bench, present, drawn)

@@ -50,13 +50,18 @@ def read(folder: Path, corpus: str, split: Split) -> tuple[Documents, str]:
         PrunescopeError: the file is missing, unreadable, not UTF-8, or not in its format.
     """
     name, remark, documents_of = _READERS[corpus, split]
-    path = folder / name
+    path = place(folder, corpus, split)
     if not path.is_file():
         raise PrunescopeError(
             f"The {split} text of {corpus!r} should be the file {str(path)!r}, which does not "
             f"exist. Put it there, or unset {DATA_VARIABLE} to fetch the corpus from the hub."
         )
     return documents_of(read_utf8(path), path), f"local {name}{remark}"
+
+
+def place(folder: Path, corpus: str, split: Split) -> Path:
+    """Return the file in `folder` that a corpus is read from; it need not be there."""
+    return folder / _READERS[corpus, split][0]
 
 
 def read_utf8(path: Path) -> str:

@@ -24,14 +24,13 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from pruning_core.errors import PrunescopeError
+from pruning_core.evaluation.workload import PASSES, Workload, check_length, forward_pass
 from pruning_core.importance.map import ImportanceMap, SiteScores
 from pruning_core.model.anatomy import Anatomy, Part, Site, Width
 from pruning_core.planning.budget import Limits, site_widths
@@ -42,47 +41,6 @@ from pruning_core.surgery.workbench import Workbench
 
 MEETINGS = 3
 """How often, at the least, a width is dealt to a site of its shape."""
-
-
-class Phase(StrEnum):
-    """The two halves of answering: reading the prompt at once, and writing token by token."""
-
-    PREFILL = "prefill"
-    DECODE = "decode"
-
-
-PASSES = {Phase.PREFILL: 3, Phase.DECODE: 10}
-"""Passes that are timed with the same seats, after one that warms up."""
-
-
-@dataclass(frozen=True)
-class Workload:
-    """What a model is timed at; prints as ``decode, batch 1, length 512``.
-
-    Attributes:
-        phase: prefill or decode.
-        batch: sequences at once.
-        length: tokens of each: those of the prompt, or those in the cache when one more is written.
-    """
-
-    phase: Phase = Phase.PREFILL
-    batch: int = 1
-    length: int = 512
-
-    def __post_init__(self) -> None:
-        for name, value in (("batch", self.batch), ("length", self.length)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise PrunescopeError(
-                    f"The {name} to time at is {value!r}: it must be a whole number of at least 1."
-                )
-
-    def __str__(self) -> str:
-        return f"{self.phase}, batch {self.batch}, length {self.length}"
-
-    @property
-    def tokens(self) -> int:
-        """Tokens that one forward pass reads or writes, those of all sequences together."""
-        return self.batch * (self.length if self.phase is Phase.PREFILL else 1)
 
 
 @dataclass(frozen=True)
@@ -171,7 +129,7 @@ def measure_latency(
         Cancelled: by `tick`, before each pass.
         PrunescopeError: if the model has not so many positions.
     """
-    _check_length(bench.model, workload)
+    check_length(bench.model, workload)
     limits = Limits(multiple=multiple, may_remove=True)
     shapes = [
         _Shape(sites, site_widths(sites[0], limits, at_most=at_most))
@@ -185,7 +143,7 @@ def measure_latency(
         for turn in range(rounds):
             seats = {key: w for shape in shapes for key, w in shape.seats(turn).items()}
             bench.apply(_plan(bench.anatomy, seats))
-            forward = _forward(bench.model, workload)
+            forward = forward_pass(bench.model, workload)
             for index in range(passes):
                 tick("timing", turn * passes + index, rounds * passes, str(workload))
                 parts, rest = _timed(bench, forward)
@@ -235,39 +193,6 @@ def _plan(anatomy: Anatomy, seats: Mapping[SiteKey, Width]) -> UnitPlan:
         for site in anatomy.sites
     }
     return make_plan(recipe, ImportanceMap("timing", Scoring(), level), anatomy)
-
-
-def _check_length(model: PreTrainedModel, workload: Workload) -> None:
-    decode = workload.phase is Phase.DECODE
-    needed = workload.length + (1 + PASSES[Phase.DECODE] if decode else 0)
-    most = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if most is not None and needed > most:
-        raise PrunescopeError(
-            f"Timing at length {workload.length} takes {needed} positions, and the model has "
-            f"{most}. Choose a length of at most {most - needed + workload.length}."
-        )
-
-
-def _forward(model: PreTrainedModel, workload: Workload) -> Callable[[], None]:
-    """Return what runs one pass; for decode, which fills the cache here, each writes one token."""
-    draw = torch.Generator().manual_seed(0)
-    vocabulary = len(model.get_input_embeddings().weight)
-    shape = (workload.batch, workload.length + 1)
-    ids = torch.randint(vocabulary, shape, generator=draw).to(model.device)
-    prompt, token = ids[:, :-1], ids[:, -1:]
-
-    def prefill() -> None:
-        model(input_ids=prompt, use_cache=False, logits_to_keep=1)
-
-    if workload.phase is Phase.PREFILL:
-        return prefill
-    cache = model(input_ids=prompt, use_cache=True, logits_to_keep=1).past_key_values
-
-    def decode() -> None:
-        nonlocal cache
-        cache = model(input_ids=token, past_key_values=cache, use_cache=True).past_key_values
-
-    return decode
 
 
 def _timed(bench: Workbench, forward: Callable[[], None]) -> tuple[dict[SiteKey, float], float]:

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from pruning_core.calibration.windows import Span, whole_spans
 from pruning_core.errors import PrunescopeError
 from pruning_core.evaluation.quality import Quality, WindowQuality, window_quality
+from pruning_core.model.forward import positions
 from pruning_core.progress import Tick, silent
 
 
@@ -58,7 +59,7 @@ def check_length(model: PreTrainedModel, tokens: int) -> None:
     Raises:
         PrunescopeError: if it has fewer than `tokens`.
     """
-    most = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    most = positions(model)
     if most is not None and tokens > most:
         raise PrunescopeError(
             f"A window of {tokens} tokens is longer than this model allows: it has {most:,} "

@@ -31,6 +31,9 @@ from pruning_core.progress import Tick, silent
 
 DTYPES = (torch.bfloat16, torch.float16)
 
+STEP = 64
+"""Rows and columns of a weight that is compressed are multiples of it."""
+
 _CALLS = 20
 """Multiplications between two looks at the clock."""
 
@@ -90,7 +93,7 @@ def measure_gains(
     """Multiply with random 2:4 matrices of every shape, dense and compressed, in turns.
 
     Args:
-        shapes: [out, in], each a multiple of 64.
+        shapes: [out, in]; those that are no multiples of `STEP` have no kernels and are left out.
         tokens: how many rows the other factor has, each a multiple of 8.
         device: a CUDA GPU of compute capability 8.0 or higher.
         dtype: one of `DTYPES`.
@@ -101,8 +104,9 @@ def measure_gains(
     """
     _demand(device, dtype)
     gains = []
-    for done, (shape, count) in enumerate(shapes.items()):
-        tick("timing 2:4", done, len(shapes), f"{shape[0]} x {shape[1]}")
+    fitting = {shape: n for shape, n in shapes.items() if not any(size % STEP for size in shape)}
+    for done, (shape, count) in enumerate(fitting.items()):
+        tick("timing 2:4", done, len(fitting), f"{shape[0]} x {shape[1]}")
         weight = _two_four(shape, device, dtype)
         compressed = to_sparse_semi_structured(weight)
         for rows in tokens:

@@ -43,6 +43,12 @@ def decoder_layers(model: nn.Module, anatomy: Anatomy) -> DecoderLayers:
     return layers
 
 
+def positions(model: PreTrainedModel) -> int | None:
+    """Return how many tokens a model can read at once; None where it has no limit of its own."""
+    found: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return found
+
+
 @contextmanager
 def recorded(layers: Sequence[nn.Module], wanted: Iterable[int]) -> Iterator[dict[int, Any]]:
     """Collect the hidden states that enter the wanted layers, ``{layer: [w, t, hidden]}``.

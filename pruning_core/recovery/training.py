@@ -23,6 +23,7 @@ from transformers import PreTrainedModel
 
 from pruning_core.errors import PrunescopeError
 from pruning_core.evaluation.perplexity import measure_windows
+from pruning_core.model.forward import positions
 from pruning_core.planning.plan import Plan
 from pruning_core.planning.thinning import WeightPlan
 from pruning_core.progress import Enough, Tick, silent
@@ -301,7 +302,7 @@ def _demand_trainable(model: PreTrainedModel, settings: Settings) -> None:
             "A model in float16 can't be trained here: its gradients are too small for that "
             "format. Load it in bfloat16 or float32 (--dtype)."
         )
-    most = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    most = positions(model)
     if most is not None and settings.length > most:
         raise PrunescopeError(
             f"Samples of {settings.length} tokens are longer than this model allows: it has "

@@ -26,6 +26,7 @@ from app.present_figures import ORIGINAL, Tried, quality_by_smaller
 from app.recent import Recent
 from app.results import OnBench
 from pruning_core.errors import PrunescopeError
+from pruning_core.evaluation.intervals import Interval
 from pruning_core.evaluation.protocol import protocol
 from pruning_core.history import History
 from pruning_core.planning.allocation import protect_ends, unit_places
@@ -240,7 +241,7 @@ def test_moving_the_slider_moves_the_recipe_and_the_numbers(page: AppTest, model
     dense, pruned = measured.dense.quality, measured.pruned.quality
     assert found["Next word right"].value == shares(dense.accuracy, pruned.accuracy)
     assert found["Verdict"].value == verdict(pruned.perplexity, dense.perplexity).words
-    assert found["Speed"].value == faster(measured.pruned.speed / measured.dense.speed).words
+    assert found["Speed"].value == faster(measured.speeds.times.value).words
     assert page.slider(key=shown(page, "smaller")).value == 20
 
 
@@ -380,7 +381,7 @@ def test_single_weights_make_nothing_smaller_and_the_page_says_so(
     assert [x for x, _ in dots(page)["This one"]] == [0]
     measured = page.session_state["tab"].measured
     assert measured.recipe == recipe(page, model)
-    lucky = replace(measured, pruned=replace(measured.pruned, speed=9 * measured.dense.speed))
+    lucky = replace(measured, speeds=replace(measured.speeds, times=Interval(9.0, 8.0, 10.0)))
     page.session_state["tab"].measured = lucky
     assert numbers(checked(page.run()))["Speed"].value == "No faster"
     assert measured.pruned.cost.parameters < 0.81 * model.anatomy.parameters

@@ -34,7 +34,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from pruning_core.evaluation.latency import Phase, Workload, measure_latency
+from pruning_core.evaluation.latency import measure_latency
+from pruning_core.evaluation.workload import Phase, Workload
 from pruning_core.planning.budget import BudgetKind, cost_of, fixed_cost
 from pruning_core.planning.plan import make_plan
 from pruning_core.planning.solver import TOLERANCE, Choice, solve

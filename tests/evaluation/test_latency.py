@@ -12,12 +12,10 @@ from pruning_core.errors import PrunescopeError
 from pruning_core.evaluation import latency
 from pruning_core.evaluation.latency import (
     MEETINGS,
-    PASSES,
-    Phase,
     Staircase,
-    Workload,
     measure_latency,
 )
+from pruning_core.evaluation.workload import PASSES, Phase, Workload
 from pruning_core.planning.budget import BudgetKind, cost_of, fixed_cost
 from pruning_core.planning.plan import make_plan
 from pruning_core.progress import Cancelled

@@ -75,12 +75,12 @@ def _right(measured: Measured | None) -> None:
 
 
 def _speed(measured: Measured | None) -> None:
-    if measured is None or measured.pruned.speed is None or measured.dense.speed is None:
+    if measured is None or measured.speeds is None:
         _number("Speed", PENDING, TRYING)
         return
     # Where as much is computed as before, any difference between two timings is chance.
     same = measured.pruned.cost.operations == measured.dense.cost.operations
-    words, colour = faster(1.0 if same else measured.pruned.speed / measured.dense.speed)
+    words, colour = faster(1.0 if same else measured.speeds.times.value)
     _number(
         "Speed",
         words,

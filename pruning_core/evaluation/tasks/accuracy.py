@@ -9,12 +9,14 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+from pruning_core.calibration.text import Split, Text
 from pruning_core.errors import PrunescopeError
 from pruning_core.evaluation.tasks import fast, harness
 from pruning_core.evaluation.tasks.definitions import Item, Task, Vote, chance
 from pruning_core.evaluation.tasks.documents import Documents, make_items, read_documents
-from pruning_core.evaluation.tasks.encoding import encode, positions
+from pruning_core.evaluation.tasks.encoding import USUAL_LENGTH, encode
 from pruning_core.evaluation.tasks.journal import Journal, Votes
+from pruning_core.model.forward import positions
 from pruning_core.progress import Tick, silent
 
 if TYPE_CHECKING:
@@ -47,6 +49,12 @@ class Selection:
     seed: int | None
 
     @property
+    def text(self) -> Text:
+        """The chosen items with their right answers, for the leak guard."""
+        asked = tuple("".join(item.requests[item.gold]) for item in self.items.values())
+        return Text(self.task.name, Split.MEASUREMENT, asked, "\n", self.documents.source)
+
+    @property
     def chance(self) -> float:
         """Accuracy of guessing."""
         return chance(list(self.items.values()))
@@ -71,12 +79,17 @@ def select(task: Task, limit: int | None = None, seed: int | None = None) -> Sel
     """Read a task and choose its items: all, the first `limit`, or a sample by `seed`.
 
     Raises:
-        PrunescopeError: if the rows are missing or damaged, or the limit is out of range.
+        PrunescopeError: if the rows are missing, damaged or none, or the limit is out of range.
     """
     if limit is not None and limit < 1:
         raise PrunescopeError(f"The limit of items is {limit}; it must be 1 or more, or none.")
     documents = read_documents(task)
     items = make_items(task, documents)
+    if not items:
+        raise PrunescopeError(
+            f"{task.title} has no items ({documents.source}): its text holds none. Put a whole "
+            "copy there."
+        )
     indices = range(len(items))
     if limit is not None and limit < len(items):
         drawn = random.Random(seed).sample(indices, limit) if seed is not None else indices[:limit]
@@ -147,7 +160,8 @@ class _Fast:
 
     def __init__(self, model: Any, tokenizer: Any, selection: Selection) -> None:
         self._model, self._selection = model, selection
-        encoded = encode(list(selection.items.items()), tokenizer, positions(model))
+        longest = positions(model) or USUAL_LENGTH
+        encoded = encode(list(selection.items.items()), tokenizer, longest)
         self._batches = {
             tuple(question.index for question in batch): batch
             for batch in fast.batches(model, encoded)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pruning_core.errors import PrunescopeError
 from pruning_core.evaluation.tasks.definitions import Item
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
-_USUAL_LENGTH = 2048
+USUAL_LENGTH = 2048
 """Positions of a model whose configuration names none, as in lm-eval."""
 
 
@@ -52,12 +52,6 @@ class Encoded:
     def cost(self) -> int:
         """Tokens that go through the model for it."""
         return self.shared + sum(len(row.read) - self.shared for row in self.rows)
-
-
-def positions(model: PreTrainedModel) -> int:
-    """Return how many tokens a model can read at once."""
-    config: Any = model.config.get_text_config()
-    return getattr(config, "max_position_embeddings", None) or _USUAL_LENGTH
 
 
 def encode(

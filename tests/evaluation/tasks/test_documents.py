@@ -13,7 +13,7 @@ import pytest
 from pruning_core.errors import PrunescopeError
 from pruning_core.evaluation.tasks.accuracy import select
 from pruning_core.evaluation.tasks.definitions import TASKS
-from pruning_core.evaluation.tasks.documents import read_documents
+from pruning_core.evaluation.tasks.documents import local_files, read_documents
 
 HELLASWAG = {
     "activity_label": "Baking",
@@ -152,6 +152,25 @@ def test_last_words_stand_in_their_passage_before(
     assert [item.requests for item in selection.items.values()] == [
         (("The river was long . All went to the", " river"),)
     ]
+
+
+def test_a_text_without_passages_is_no_task(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "wikitext2" / "wiki.test.raw"
+    path.parent.mkdir()
+    path.write_text(" Nothing here comes twice .\n")
+    monkeypatch.setenv("PRUNESCOPE_DATA", str(tmp_path))
+    assert local_files(TASKS["last_word"], tmp_path) == (path,)
+    with pytest.raises(PrunescopeError, match="has no items"):
+        select(TASKS["last_word"])
+
+
+def test_the_files_of_a_task_are_named() -> None:
+    assert local_files(TASKS["piqa"], Path("data")) == (
+        Path("data/tasks/piqa/valid.jsonl"),
+        Path("data/tasks/piqa/valid-labels.lst"),
+    )
 
 
 def test_without_a_folder_the_hub_is_asked_and_its_absence_told(
