@@ -10,6 +10,7 @@
     python -m pruning_core recover demo --recipe run.json --preset quick --out trained
     python -m pruning_core export demo --recipe run.json --format per-layer --out pruned
     python -m pruning_core check run.json --max-ppl-delta 5%
+    python -m pruning_core report run.json evaluation.json --out report.html
     python -m pruning_core runs
     python -m pruning_core methods
 
@@ -35,6 +36,7 @@ from pruning_core.commands import (
     methods,
     prune,
     recover,
+    report,
     runs,
     survey,
 )
@@ -50,6 +52,7 @@ COMMANDS = {
     "recover": recover,
     "export": export,
     "check": check,
+    "report": report,
     "runs": runs,
     "methods": methods,
 }

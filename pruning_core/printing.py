@@ -207,9 +207,50 @@ def print_evaluation(report: Mapping[str, Any]) -> None:
             if "delta" in found:
                 print(f"  {'delta':<8}{metric:<22}{_judged(found['delta'][metric], '+.2%')}")
         print(f"  {'chance':<30}{found['chance']:.2%}")
-    print(
-        "\nIn brackets: 95 % bootstrap intervals; deltas are paired, on the same windows or items."
-    )
+    if report["protocols"] or report["tasks"]:
+        print(
+            "\nIn brackets: 95 % bootstrap intervals; deltas are paired, on the same windows or "
+            "items."
+        )
+    if "cost" in report:
+        print_costs(report["cost"])
+    print_samples(report.get("samples", ()))
+
+
+def print_costs(cost: Mapping[str, Any]) -> None:
+    """Print what a plan costs beside dense: counted, then measured."""
+    dense, pruned = cost["dense"], cost["pruned"]
+    print(f"\n{'':<32}{'dense':>16}{'pruned':>16}{'change':>10}")
+    counted = [(name, dense[name], pruned[name]) for name in ("parameters", "bytes", "operations")]
+    if cost["pass_bytes"]:
+        counted.append(("bytes of a pass", *cost["pass_bytes"].values()))
+    for name, before, after in counted:
+        print(f"  {name:<30}{before:>16,}{after:>16,}{after / before - 1:>+10.1%}")
+    for row in cost["speeds"]:
+        name = f"{row['phase']}, batch {row['batch']}, length {row['length']}"
+        before, after = row["dense_tokens_per_second"], row["pruned_tokens_per_second"]
+        times = row["times"]
+        ends = f"{times['low'] - 1:+.1%} to {times['high'] - 1:+.1%}"
+        gain = f"{times['value'] - 1:>+10.1%}"
+        print(f"  {name:<30}{before:>12,.0f} t/s{after:>12,.0f} t/s{gain}  ({ends})")
+    if cost["verdict"]:
+        print(fill(cost["verdict"], 98, initial_indent="  ", subsequent_indent="  "))
+
+
+def print_samples(samples: Sequence[Mapping[str, str]]) -> None:
+    """Print what the dense and the pruned model wrote after each prompt, its lines run together."""
+    for sample in samples:
+        print(f"\n{_on_one_line(sample['prompt'])} ...")
+        for side in ("dense", "pruned"):
+            if side in sample:
+                print(
+                    fill(
+                        _on_one_line(sample[side]) or "(nothing)",
+                        98,
+                        initial_indent=f"  {side:<8}",
+                        subsequent_indent=" " * 10,
+                    )
+                )
 
 
 _DELTAS = (
@@ -348,6 +389,10 @@ def _print_seeds(seeds: Mapping[str, Any], edge: int) -> None:
 def _plain(text: str) -> str:
     """Return a text from a file without what would move a terminal's cursor."""
     return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
+def _on_one_line(text: str) -> str:
+    return _plain(" ".join(text.split()))
 
 
 def _perplexity(value: float | None) -> str:

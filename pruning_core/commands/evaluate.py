@@ -60,6 +60,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="measure what a recipe, or a saved run's, makes of the model, beside the dense one",
     )
+    parser.add_argument(
+        "--samples",
+        action="store_true",
+        help="let the model, and what a recipe makes of it, continue a few built-in prompts",
+    )
+    parser.add_argument(
+        "--speed",
+        nargs="?",
+        const="1x512",
+        metavar="BATCHxLENGTH",
+        help="time a recipe beside dense, reading and writing (default: 1x512)",
+    )
     parser.add_argument("--allow-leak", action="store_true", help="measure on calibration text too")
 
 
@@ -71,6 +83,7 @@ def run(options: argparse.Namespace) -> None:
             measurements failed, after the others have been printed.
     """
     from pruning_core.evaluation.protocol import any_protocol
+    from pruning_core.evaluation.samples import write_samples
     from pruning_core.evaluation.tasks.accuracy import Scorer
     from pruning_core.evaluation.tasks.definitions import TASKS, task
     from pruning_core.runs import as_json, environment, write_text
@@ -89,9 +102,15 @@ def run(options: argparse.Namespace) -> None:
         raise PrunescopeError(f"--limit is {options.limit}: it must be 1 or more.")
     if options.sample is not None and options.limit is None:
         raise PrunescopeError("--sample draws as many items as --limit says: give both.")
-    if not protocols and not tasks:
-        raise PrunescopeError("There is nothing to measure: name a protocol or tasks.")
+    if not protocols and not tasks and not options.samples and options.speed is None:
+        raise PrunescopeError(
+            "There is nothing to measure: name a protocol or tasks, or ask for --samples or "
+            "--speed."
+        )
+    workload = None if options.speed is None else _workload(options.speed)
     recipe = read_recipe(options)
+    if workload and recipe is None:
+        raise PrunescopeError("--speed times a recipe beside dense: give one with --recipe.")
 
     tick = narrator()
     loaded = load_model(options, recipe.scoring.calibration if recipe else Calibration(), tick)
@@ -111,6 +130,14 @@ def run(options: argparse.Namespace) -> None:
         "environment": environment(),
     }
     identity = {name: report[name] for name in ("fingerprint", "device", "dtype", "environment")}
+    if options.samples:  # before hours of measuring, since a model may be too short for them
+        report["samples"] = write_samples(bench, loaded.tokenizer, plan, tick=tick)
+
+    if workload and plan:
+        from pruning_core.evaluation.costs import measure_costs
+
+        batch, length = workload
+        report["cost"] = measure_costs(bench, plan, batch=batch, length=length, tick=tick).as_dict()
 
     def keep(kind: str, name: str, measure: Callable[[], dict[str, Any]]) -> None:
         started = time.perf_counter()
@@ -138,6 +165,20 @@ def run(options: argparse.Namespace) -> None:
         )
     emit(options.json, lambda: as_json(report), lambda: print_evaluation(report))
     _demand_all(report)
+
+
+def _workload(text: str) -> tuple[int, int]:
+    """Return batch and length of ``4x512``.
+
+    Raises:
+        PrunescopeError: if it is something else.
+    """
+    batch, cross, length = text.partition("x")
+    if not (cross and batch.isdecimal() and length.isdecimal() and int(batch) and int(length)):
+        raise PrunescopeError(
+            f"--speed is {text!r}: write sequences at once and tokens of each, such as 1x512."
+        )
+    return int(batch), int(length)
 
 
 def _names(text: str) -> list[str]:
@@ -182,14 +223,11 @@ class _Scene:
         resume: bool,
     ) -> dict[str, Any]:
         """Ask the items of one task."""
-        from pruning_core.calibration import Split, Text
         from pruning_core.evaluation.measurement import measure_task
         from pruning_core.evaluation.tasks.accuracy import select
 
         selection = select(task, limit, sample)
-        asked = tuple("".join(item.requests[item.gold]) for item in selection.items.values())
-        source = selection.documents.source
-        leaked = self._leaked(Text(task.name, Split.MEASUREMENT, asked, "\n", source))
+        leaked = self._leaked(selection.text)
         return measure_task(
             self.bench,
             self.loaded.tokenizer,
