@@ -17,6 +17,7 @@ from app.components.differences import (
     draw_over_dense,
     over_dense_words,
 )
+from app.components.reports import draw_report
 from app.components.run_tasks import draw_tasks
 from app.engine import ENGINE
 from app.results import OnBench
@@ -171,6 +172,7 @@ def draw_actions(model: OnBench, run: SavedRun, branches: Sequence[Branch]) -> N
         help="Recipe and numbers; the command line takes it with --recipe",
         on_click="ignore",
     )
+    draw_report(run, [b.run for b in branches if b.run.conditions == run.conditions])
     with st.popover("Link", icon=":material/link:"):
         try:
             st.code(_link(encode(run.recipe)), language=None, wrap_lines=True)

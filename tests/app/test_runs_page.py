@@ -10,11 +10,14 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from app.components.reports import reported
 from app.engine import ENGINE
-from app.results import OnBench
+from app.results import Answers, OnBench
+from pruning_core.evaluation.generation import Generated
 from pruning_core.history import History, SavedRun
 from pruning_core.recipe import Recipe, Scoring, SiteKey, SiteKind
 from pruning_core.recipe_link import decode
+from pruning_core.report import report_of
 from tests.app.conftest import CALIBRATION
 from tests.history.run_values import task, values
 
@@ -277,6 +280,24 @@ def test_differences_say_whether_they_are_more_than_noise(model: OnBench, histor
     at.selectbox(key=shown(at, "conditions")).set_value(one.conditions).run()
     spans = chart(at, 1)["data"][0]
     assert [text.split(":")[0] for text in spans["text"]] == ["one", "two"]
+
+
+def test_a_report_is_of_one_run_or_of_those_measured_alike(
+    family: tuple[SavedRun, ...], model: OnBench
+) -> None:
+    root, child, other = family
+    at = open_page()
+    pick(at, root)
+    names = [button.label for button in at.get("download_button")]
+    assert "Of root" in names
+    assert "Of the 2 runs measured alike" in names
+    pick(at, other)
+    assert "Of the 2 runs measured alike" not in [b.label for b in at.get("download_button")]
+    prompt = Generated("dense words", 2, 0.1), Generated("pruned words", 2, 0.1)
+    page = report_of([reported(root, Answers(root.recipe, "Say", *prompt))])
+    assert "dense words" in page
+    assert "pruned words" in page
+    assert "pruned words" not in report_of([reported(child, Answers(root.recipe, "Say", *prompt))])
 
 
 def test_metrics_that_disagree_are_a_warning(model: OnBench, history: History) -> None:
