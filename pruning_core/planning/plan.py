@@ -322,12 +322,11 @@ def _check_repair(recipe: Recipe) -> None:
             f"Repair by a bias stands in for whole units, and the pattern is '{recipe.pattern}'. "
             "Choose ridge, or no repair."
         )
-    plain = Repair(repair.kind, repair.damping)
+    plain = replace(repair, prefix=Repair().prefix)
     if repair != plain:
         raise PrunescopeError(
-            f"Under the pattern '{recipe.pattern}' a repair looks at what the weights are chosen "
-            f"on, so it has no prefix, windows or length of its own: write '{plain}', and set "
-            "those of the estimator and the calibration."
+            f"Under the pattern '{recipe.pattern}' a repair follows the choice of weights layer by "
+            f"layer, so it has no prefix of its own: write '{plain}', and set the estimator's."
         )
 
 

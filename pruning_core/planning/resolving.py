@@ -76,12 +76,14 @@ class Resolver:
             PrunescopeError: as `thin`.
             Cancelled: by `tick`.
         """
+        own = recipe.repair_calibration != recipe.scoring.calibration
         return thin(
             recipe,
             self.fingerprint,
             self.model,
             self.anatomy,
             lambda: self.evidence(recipe.scoring.calibration).windows,
+            repairing=(lambda: self._looking(recipe).windows) if own else None,
             known=self.masks,
             tick=tick,
         )

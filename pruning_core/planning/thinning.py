@@ -168,6 +168,7 @@ def thin(
     anatomy: Anatomy,
     windows: Callable[[], torch.Tensor],
     *,
+    repairing: Callable[[], torch.Tensor] | None = None,
     known: MutableMapping[str, SiteMask] | None = None,
     tick: Tick = silent,
 ) -> WeightPlan:
@@ -178,6 +179,7 @@ def thin(
         model: dense, frozen; it is left as it was.
         windows: returns the recipe's calibration windows, int64 [samples, tokens]; not called by
             methods that look at no text.
+        repairing: returns those that a repair looks at, where it has windows of its own.
         known: sites thinned before, by signature, which are not thinned again; gains the new ones.
         tick: hears of every layer.
 
@@ -187,7 +189,8 @@ def thin(
         Cancelled: by `tick`.
     """
     check_recipe(recipe, fingerprint, anatomy)
-    work = _Thinning(recipe, model, anatomy, windows, {} if known is None else known, tick)
+    known = {} if known is None else known
+    work = _Thinning(recipe, model, anatomy, windows, repairing, known, tick)
     return WeightPlan(recipe, anatomy, work.sites())
 
 
@@ -200,6 +203,7 @@ class _Thinning:
         model: PreTrainedModel,
         anatomy: Anatomy,
         windows: Callable[[], torch.Tensor],
+        repairing: Callable[[], torch.Tensor] | None,
         known: MutableMapping[str, SiteMask],
         tick: Tick,
     ) -> None:
@@ -213,8 +217,9 @@ class _Thinning:
         assert self._method.weights is not None
         self._thin = self._method.weights.thin
         self._repairs = recipe.repair.kind is RepairKind.RIDGE
+        self._draw_again = repairing if self._repairs else None
         self._statistics = self._method.weights.statistics
-        if self._repairs:
+        if self._repairs and self._draw_again is None:
             self._statistics |= {Statistic.HESSIAN}
         self._settings = self._method.settings(dict(recipe.scoring.params))
         self._wanted: dict[SiteKey, list[Linear]] = {}
@@ -235,19 +240,24 @@ class _Thinning:
             tensors = [linear.tensor for key in missing for linear in self._wanted[key]]
             gradients = gradient_sizes(self._model, tensors, self._draw(), self._tick)
         walk = self._walk() if missing else None
+        again = self._walk_again() if missing else None
         last = max((key.layer for key in missing), default=-1)
         for layer in range(self._anatomy.layers):
             here = [key for key in self._wanted if key.layer == layer]
             seen: Mapping[str, Seen] = {}
-            if walk is not None and (new := missing.intersection(here)):
+            new = missing.intersection(here)
+            if walk is not None and new:
                 seen = self._look(walk, new)
+            told = again.look(self._linears(new), hessian=True) if again and new else seen
             for key in here:
                 self._tick("choosing weights", layer, self._anatomy.layers, str(key))
                 if key in missing:
-                    self._known[names[key]] = self._thin_site(key, names[key], seen, gradients)
+                    mask = self._thin_site(key, names[key], seen, told, gradients)
+                    self._known[names[key]] = mask
                 masks[key] = self._known[names[key]]
-            if walk is not None and layer < last:
-                walk.step(self._prefix(masks, here))
+            for each in (walk, again):
+                if each is not None and layer < last:
+                    each.step(self._prefix(masks, here))
         return masks
 
     def _walk(self) -> Walk | None:
@@ -255,9 +265,18 @@ class _Thinning:
             return None
         return Walk(self._model, self._anatomy, self._draw(), self._tick)
 
+    def _walk_again(self) -> Walk | None:
+        """Return a walk with the windows that a repair has of its own."""
+        if self._draw_again is None:
+            return None
+        return Walk(self._model, self._anatomy, self._draw_again(), self._tick)
+
+    def _linears(self, keys: Collection[SiteKey]) -> list[Linear]:
+        return [linear for key in keys for linear in self._wanted[key]]
+
     def _look(self, walk: Walk, keys: Collection[SiteKey]) -> Mapping[str, Seen]:
         return walk.look(
-            [linear for key in keys for linear in self._wanted[key]],
+            self._linears(keys),
             hessian=Statistic.HESSIAN in self._statistics,
             regional=Statistic.REGIONAL in self._statistics,
         )
@@ -275,8 +294,16 @@ class _Thinning:
         key: SiteKey,
         signature: str,
         seen: Mapping[str, Seen],
+        told: Mapping[str, Seen],
         gradients: Mapping[str, torch.Tensor],
     ) -> SiteMask:
+        """Return what stays at a site.
+
+        Args:
+            seen: what the choice may look at, by tensor.
+            told: the same for the repair.
+            gradients: their sizes, by tensor, where the method asks for them.
+        """
         cut = Cut.of(self._recipe.pattern, self._sparsity(key))
         settings: Mapping[str, Scalar] = self._settings
         weights, removed, size = {}, 0, 0
@@ -284,19 +311,21 @@ class _Thinning:
             parameter = self._model.get_parameter(linear.tensor).detach()
             matrix = self._matrix(linear, seen, gradients)
             result = self._thin(matrix, cut, settings)
-            stays = self._repaired(matrix, result) if self._repairs else result.weight
+            stays = result.weight
+            if self._repairs:
+                stays = self._repaired(matrix, result, told[linear.tensor])
             kept = stays.T if linear.transposed else stays
             weights[linear.tensor] = kept.to(parameter.dtype).contiguous()
             removed += int(result.removed.sum())
             size += parameter.numel()
         return SiteMask(weights, removed, size, signature)
 
-    def _repaired(self, matrix: Matrix, result: Thinned) -> torch.Tensor:
+    def _repaired(self, matrix: Matrix, result: Thinned, told: Seen) -> torch.Tensor:
         """Return the thinned matrix, solved again on what stays, fp32 [out, in]."""
-        assert matrix.hessian is not None
+        assert told.moments.hessian is not None
         return under_masks(
             matrix.weight,
-            matrix.hessian,
+            told.moments.hessian,
             ~result.removed,
             self._recipe.repair.damping,
             matrix.name,
@@ -341,6 +370,7 @@ class _Thinning:
                 content += f"{self._recipe.repair} {key} "
                 content += f"{self._sparsity(key)!r} {entering}"
                 names[key] = hashlib.sha256(content.encode()).hexdigest()
-                if self._statistics and self._settings.get("prefix") != "dense":
+                looks = self._statistics or self._repairs
+                if looks and self._settings.get("prefix") != "dense":
                     below.update(names[key].encode())
         return names

@@ -100,8 +100,8 @@ def test_a_bias_repairs_what_flap_takes(pruned: Callable[..., dict[str, Any]]) -
             "stands in for whole units",
         ),
         (
-            ("--repair", "ridge:windows=9", "--estimator", "wanda", "--pattern", "2:4"),
-            "has no prefix, windows or length of its own",
+            ("--repair", "ridge:prefix=dense", "--estimator", "wanda", "--pattern", "2:4"),
+            "has no prefix of its own",
         ),
         (("--repair", "ridge:damping=0"), "damping of the repair is 0.0"),
         (("--repair", "ridge:prefix=none"), "Unknown prefix of the repair"),

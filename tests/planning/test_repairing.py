@@ -9,10 +9,13 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
+from pruning_core.calibration.walk import Walk
 from pruning_core.importance.evidence import Evidence
 from pruning_core.model.anatomy import Anatomy, read_anatomy
 from pruning_core.planning.plan import DENSE, SitePlan, UnitPlan
 from pruning_core.planning.resolving import Resolver
+from pruning_core.planning.ridge import under_masks
+from pruning_core.planning.thinning import thin
 from pruning_core.recipe import Calibration, Pattern, Recipe, Scoring, SiteKey, SiteKind
 from pruning_core.repair import NO_REPAIR, Repair
 from pruning_core.surgery.workbench import Workbench
@@ -20,6 +23,7 @@ from tests import tiny
 from tests.maps import random_map
 
 WINDOWS = tiny.tokens(windows=6)
+Weights = dict[str, torch.Tensor]
 FAMILIES = ["llama", "qwen2", "phi3", "gpt2", "opt", "bloom", "falcon", "gpt_neox"]
 MLP, ATTENTION = SiteKey(1, SiteKind.MLP), SiteKey(1, SiteKind.ATTENTION)
 
@@ -258,3 +262,68 @@ def test_with_weights_of_other_matrices_a_plan_is_another() -> None:
     assert changed.parameters == plan.parameters
     with pytest.raises(ValueError, match=r"lm_head\.weight is no matrix of a layer"):
         plan.with_weights({"lm_head.weight": torch.zeros(1)}, "mark")
+
+
+def dense_prefix(name: str, repair: str) -> Recipe:
+    model = tiny.tiny_model()
+    keys = {linear.key for linear in read_anatomy(model).linears}
+    params = (("prefix", "dense"),) if name == "wanda" else ()
+    whole = Recipe(
+        "tiny",
+        "abc",
+        Scoring(name, params),
+        pattern=Pattern.parse("unstructured"),
+        repair=Repair.parse(repair),
+    )
+    return whole.with_sparsity(dict.fromkeys(keys, 0.5))
+
+
+def thinned(made: Recipe, windows: torch.Tensor, again: torch.Tensor | None = None) -> Weights:
+    model = tiny.tiny_model()
+    draw = None if again is None else lambda: again
+    plan = thin(made, "abc", model, read_anatomy(model), lambda: windows, repairing=draw)
+    return {name: w for mask in plan.sites.values() for name, w in mask.weights.items()}
+
+
+def test_weights_are_repaired_on_windows_of_their_own() -> None:
+    """The choice knows the one text, the repair the other: neither sees the other's."""
+    one, other = tiny.tokens(windows=3, seed=1), tiny.tokens(windows=6, seed=2)
+    model = tiny.tiny_model()
+    plain = thinned(dense_prefix("wanda", "none"), one)
+    found = thinned(dense_prefix("wanda", "ridge"), one, other)
+    walk = Walk(model, read_anatomy(model), other)
+    for layer in range(3):
+        linears = [li for li in read_anatomy(model).linears if li.key.layer == layer]
+        seen = walk.look(linears, hessian=True)
+        for linear in linears:
+            stays = plain[linear.tensor] != 0
+            assert torch.equal(found[linear.tensor] != 0, stays)
+            weight = model.get_parameter(linear.tensor).float()
+            hessian = seen[linear.tensor].moments.hessian
+            expected = under_masks(weight, hessian, stays, 0.01, "x", start=plain[linear.tensor])
+            torch.testing.assert_close(found[linear.tensor].float(), expected, rtol=1e-4, atol=1e-5)
+        if layer < 2:
+            walk.step({})
+
+
+def test_what_chooses_without_text_is_repaired_behind_the_pruned_prefix() -> None:
+    windows = tiny.tokens(windows=6)
+    own = thinned(dense_prefix("magnitude", "ridge"), tiny.tokens(windows=2, seed=9), windows)
+    shared = thinned(dense_prefix("magnitude", "ridge"), windows)
+    assert all(torch.equal(own[name], shared[name]) for name in shared)
+
+
+def test_a_recipe_of_weights_looks_at_the_texts_it_names() -> None:
+    model = tiny.tiny_model()
+    asked: list[Calibration] = []
+
+    def looking(calibration: Calibration) -> Evidence:
+        asked.append(calibration)
+        return Evidence(model, read_anatomy(model), lambda _count, _tick: WINDOWS)
+
+    resolver = Resolver(model, read_anatomy(model), "abc", model.get_parameter, looking)
+    resolver.weights(dense_prefix("wanda", "ridge:windows=7,length=24"))
+    assert {(each.windows, each.length) for each in asked} == {(16, 256), (7, 24)}
+    asked.clear()
+    resolver.weights(dense_prefix("wanda", "ridge:windows=16,length=256"))
+    assert {(each.windows, each.length) for each in asked} == {(16, 256)}
