@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -18,11 +17,10 @@ from pruning_core.evaluation.speed import measure_speeds
 from pruning_core.evaluation.two_four import measure_gains
 from pruning_core.evaluation.workload import Phase, Workload
 from pruning_core.importance.registry import Estimator, Needs, estimators
-from pruning_core.planning.plan import Plan, make_plan
-from pruning_core.recipe import STRUCTURED, Pattern, Recipe
+from pruning_core.recipe import STRUCTURED, Pattern
 from pruning_core.surgery.workbench import Workbench
 from tests import tiny
-from tests.maps import random_map
+from tests.maps import random_plan
 
 pytestmark = [
     pytest.mark.gpu,
@@ -99,17 +97,6 @@ def test_repairs_and_allocations_do_as_on_the_cpu(
 ) -> None:
     here, there = both(json_of, folder, "prune", *QUICK, *MEASURED, *words)
     same(here["pruned"], there["pruned"])
-
-
-def random_plan(bench: Workbench, seed: int) -> Plan:
-    """Return a plan of random widths, some sites dense and some gone altogether."""
-    draw = random.Random(seed)
-    sparsity = {
-        site.key: draw.choice([0.0, 1.0, draw.random(), draw.random()])
-        for site in bench.anatomy.sites
-    }
-    recipe = Recipe("tiny", "abc").with_sparsity(sparsity)
-    return make_plan(recipe, random_map(bench.anatomy, seed), bench.anatomy)
 
 
 @pytest.mark.parametrize("name", [*sorted(tiny.FAMILIES), *sorted(tiny.MIXTURES)])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-
 import pytest
 import torch
 from transformers import PreTrainedModel
@@ -13,7 +11,7 @@ from pruning_core.planning.plan import Plan, make_plan
 from pruning_core.recipe import Recipe, SiteKey, SiteKind
 from pruning_core.surgery.workbench import Workbench
 from tests import tiny
-from tests.maps import random_map
+from tests.maps import random_map, random_plan
 
 MODELS = [*sorted(tiny.FAMILIES), *sorted(tiny.MIXTURES), *tiny.VARIANTS]
 
@@ -26,17 +24,6 @@ OUTPUTS = {
     "falcon": ("self_attention.dense", "mlp.dense_4h_to_h"),
 }
 """What the projections that read heads and channels are called where Llama's names don't hold."""
-
-
-def random_plan(bench: Workbench, seed: int) -> Plan:
-    """Return a plan of random widths, some sites dense and some gone altogether."""
-    draw = random.Random(seed)
-    sparsity = {
-        site.key: draw.choice([0.0, 1.0, draw.random(), draw.random()])
-        for site in bench.anatomy.sites
-    }
-    recipe = Recipe("tiny", "abc").with_sparsity(sparsity)
-    return make_plan(recipe, random_map(bench.anatomy, seed), bench.anatomy)
 
 
 def mask_by_hand(model: PreTrainedModel, plan: Plan) -> None:
