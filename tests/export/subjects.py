@@ -21,8 +21,9 @@ from tests.maps import random_map
 from tests.model import tiny_checkpoints
 
 FAMILIES = [*tiny.FAMILIES, *tiny.MIXTURES]
-CLOSE = 2e-5
-"""What fp32 rounding may move the logits of these models by, which are about 10."""
+CLOSE = 1e-4
+"""What fp32 rounding may move the logits of these models by, which are about 10: processors sum in
+different orders, and one of them came to 2.03e-5 where others stay below 2e-5."""
 
 Sparsity = Mapping[SiteKey, float]
 
