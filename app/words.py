@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from pruning_core.recipe import SiteKind
 
 
@@ -34,11 +32,6 @@ def perplexity(value: float) -> str:
     if value < 100:
         return f"{value:.3f}"
     return f"{value:.1f}" if value < 10_000 else f"{value:.2e}"
-
-
-def perplexity_of(loss: float) -> float:
-    """Return the perplexity of a loss in nats per token; infinite beyond what a float holds."""
-    return math.exp(loss) if loss < 700 else math.inf
 
 
 def change(value: float, digits: int = 1) -> str:

@@ -14,8 +14,9 @@ from app.components.curves import gather_button, known_of
 from app.engine import ENGINE
 from app.results import OnBench
 from app.run_figures import Point
-from app.words import change, count, percent, perplexity, perplexity_of, size
+from app.words import change, count, percent, perplexity, size
 from pruning_core.errors import PrunescopeError
+from pruning_core.evaluation.intervals import perplexity_of
 from pruning_core.evaluation.protocol import protocol
 from pruning_core.planning.budget import BudgetKind, Limits
 from pruning_core.planning.search import Terms, best_shape, best_shapes

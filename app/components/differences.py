@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import streamlit as st
 
 from app import run_figures
-from app.words import change, perplexity_of
+from app.words import change
 from pruning_core.evaluation.differences import between, disagreements, over_dense
-from pruning_core.evaluation.intervals import Interval
+from pruning_core.evaluation.intervals import Interval, perplexity_of
 from pruning_core.evaluation.tasks.definitions import TASKS
 from pruning_core.history import SavedRun
 

@@ -16,7 +16,8 @@ from app.components.jobs import POLL_SECONDS
 from app.components.measuring import measure, measured_of, want_measured
 from app.engine import ENGINE
 from app.results import Measured, OnBench
-from app.words import change, count, percent, perplexity, perplexity_of, size
+from app.words import change, count, percent, perplexity, size
+from pruning_core.evaluation.intervals import perplexity_of
 from pruning_core.recipe import PatternKind, Recipe
 
 if TYPE_CHECKING:

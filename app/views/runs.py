@@ -23,6 +23,7 @@ from app.engine import ENGINE
 from app.results import OnBench
 from app.words import change, count, percent, perplexity
 from pruning_core.errors import PrunescopeError
+from pruning_core.evaluation.intervals import perplexity_of
 from pruning_core.history import Branch, Conditions, SavedRun, frontier, tree
 from pruning_core.planning.plan import check_recipe
 from pruning_core.recipe import PatternKind, SiteKey, SiteKind
@@ -142,8 +143,7 @@ def draw_run(model: OnBench, run: SavedRun, branches: Sequence[Branch]) -> None:
 def _prediction_words(run: SavedRun) -> str:
     if run.predicted_loss is None:
         return ""
-    predicted = math.exp(run.predicted_loss) if run.predicted_loss < 700 else math.inf
-    return f" · predicted perplexity {perplexity(predicted)}"
+    return f" · predicted perplexity {perplexity(perplexity_of(run.predicted_loss))}"
 
 
 def draw_actions(model: OnBench, run: SavedRun, branches: Sequence[Branch]) -> None:

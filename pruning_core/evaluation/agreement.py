@@ -12,7 +12,6 @@ turn comes: what is as large as the vocabulary exists for one window.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -104,7 +103,7 @@ def measure_beside(
     dense: list[WindowQuality] = []
     pruned: list[WindowQuality] = []
     agreement: list[WindowAgreement] = []
-    with _as_before(bench):
+    with bench.given_back():
         for group in _groups(bench, spans, state_bytes):
             states: list[torch.Tensor] = []
             bench.restore()
@@ -148,15 +147,3 @@ def _groups(bench: Workbench, spans: Sequence[Span], budget: int) -> Iterator[Se
     size = max(budget // (longest * token), 1)
     for start in range(0, len(spans), size):
         yield spans[start : start + size]
-
-
-@contextmanager
-def _as_before(bench: Workbench) -> Iterator[None]:
-    before = bench.plan
-    try:
-        yield
-    finally:
-        if before is None:
-            bench.restore()
-        else:
-            bench.apply(before)

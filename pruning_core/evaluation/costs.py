@@ -15,7 +15,7 @@ import torch
 
 from pruning_core.evaluation.measurement import as_values
 from pruning_core.evaluation.speed import Speeds, measure_speeds
-from pruning_core.evaluation.two_four import DTYPES, Gain, measure_gains, shapes_of
+from pruning_core.evaluation.two_four import Gain, measure_gains, obstacle, shapes_of
 from pruning_core.evaluation.workload import Phase, Workload, forward_pass
 from pruning_core.planning.plan import Cost, Plan, dense_cost
 from pruning_core.progress import Tick, silent
@@ -62,14 +62,10 @@ class Costs:
         found = []
         for tokens in TOKENS:
             rows = [gain for gain in self.gains if gain.tokens == tokens]
-            eager, captured = (
-                sum(gain.count * dense for gain, dense, _ in pairs)
-                / sum(gain.count * sparse for gain, _, sparse in pairs)
-                for pairs in (
-                    [(gain, gain.dense_ms, gain.sparse_ms) for gain in rows],
-                    [(gain, gain.dense_captured_ms, gain.sparse_captured_ms) for gain in rows],
-                )
-            )
+            captured = sum(gain.count * gain.dense_captured_ms for gain in rows)
+            captured /= sum(gain.count * gain.sparse_captured_ms for gain in rows)
+            eager = sum(gain.count * gain.dense_ms for gain in rows)
+            eager /= sum(gain.count * gain.sparse_ms for gain in rows)
             found.append(
                 f"at {tokens:,} tokens {captured:.2f} times as fast inside a CUDA graph and "
                 f"{eager:.2f} times called one by one"
@@ -119,7 +115,7 @@ def measure_costs(
     speeds = tuple(measure_speeds(bench, plan, workload, tick) for workload in workloads)
     model, pattern = bench.model, plan.recipe.pattern
     gains: Sequence[Gain] = ()
-    if pattern == TWO_FOUR and _has_two_four(model.device) and model.dtype in DTYPES:
+    if pattern == TWO_FOUR and not obstacle(model.device, model.dtype):
         shapes = shapes_of(model, bench.anatomy)
         gains = measure_gains(shapes, TOKENS, model.device, model.dtype, tick)
     return Costs(
@@ -132,24 +128,18 @@ def measure_costs(
     )
 
 
-def _has_two_four(device: torch.device) -> bool:
-    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
-
-
 @torch.no_grad()
 def _pass_bytes(bench: Workbench, plan: Plan, workload: Workload) -> tuple[int, int] | None:
     device = bench.model.device
     if device.type != "cuda":
         return None
-    before, taken = bench.plan, []
-    try:
-        for turn in range(2):
-            bench.apply(plan) if turn else bench.restore()
-            forward = forward_pass(bench.model, workload)
-            held = torch.cuda.memory_allocated(device)
-            torch.cuda.reset_peak_memory_stats(device)
-            forward()
-            taken.append(torch.cuda.max_memory_allocated(device) - held)
-    finally:
-        bench.restore() if before is None else bench.apply(before)
+    taken = []
+    with bench.given_back():
+        for side in (None, plan):
+            with bench.applied(side):
+                forward = forward_pass(bench.model, workload)
+                held = torch.cuda.memory_allocated(device)
+                torch.cuda.reset_peak_memory_stats(device)
+                forward()
+                taken.append(torch.cuda.max_memory_allocated(device) - held)
     return taken[0], taken[1]

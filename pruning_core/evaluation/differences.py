@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import combinations
 from typing import NamedTuple
 
@@ -50,11 +51,12 @@ def disagreements(runs: Sequence[SavedRun]) -> list[Disagreement]:
     """
     found = []
     for one, other in combinations(runs, 2):
-        loss = between(one, other)
+        alike = _asked_alike(one, other)
+        loss = between(one, other) if alike else None
         if loss is None or not loss.beyond_noise:
             continue
         better, worse = (one, other) if loss.value < 0 else (other, one)
-        for task, metric in _asked_alike(one, other):
+        for task, metric in alike:
             low, high = (_ends(run, task, metric) for run in (better, worse))
             if low[1] < high[0]:
                 found.append(Disagreement(better, worse, task, metric))
@@ -81,6 +83,7 @@ def _ends(run: SavedRun, task: str, metric: str) -> tuple[float, float]:
     return (-math.inf if low is None else low), (math.inf if high is None else high)
 
 
+@lru_cache(maxsize=1024)
 def _paired(before: Pieces | None, after: Pieces | None) -> Interval | None:
     if before is None or after is None or before.tokens != after.tokens:
         return None

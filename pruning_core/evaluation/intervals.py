@@ -30,6 +30,9 @@ RESAMPLES = 2000
 _AT_ONCE = 1 << 22
 """Numbers drawn at a time: those of ten thousand items would not all fit into memory."""
 
+_LARGEST_LOSS = 700
+"""Nats per token whose exponential a float still holds."""
+
 Values = npt.NDArray[np.float64]
 
 
@@ -50,6 +53,14 @@ class Interval:
     def beyond_noise(self) -> bool:
         """Whether zero lies outside: of a difference, that it is more than noise."""
         return self.low > 0 or self.high < 0
+
+
+def perplexity_of(loss: float) -> float:
+    """Return the perplexity of a loss in nats per token; infinite beyond what a float holds.
+
+    Of a difference of losses it is the ratio of the perplexities.
+    """
+    return math.exp(loss) if loss < _LARGEST_LOSS else math.inf
 
 
 def bootstrap(

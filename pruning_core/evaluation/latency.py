@@ -138,8 +138,7 @@ def measure_latency(
     times: list[dict[Width, list[float]]] = [defaultdict(list) for _ in shapes]
     rests: list[float] = []
     rounds, passes = max(shape.rounds for shape in shapes), 1 + PASSES[workload.phase]
-    before = bench.plan
-    try:
+    with bench.given_back():
         for turn in range(rounds):
             seats = {key: w for shape in shapes for key, w in shape.seats(turn).items()}
             bench.apply(_plan(bench.anatomy, seats))
@@ -153,11 +152,6 @@ def measure_latency(
                 for shape, known in zip(shapes, times, strict=True):
                     for site in shape.sites:
                         known[seats[site.key]].append(parts[site.key] / workload.tokens)
-    finally:
-        if before is None:
-            bench.restore()
-        else:
-            bench.apply(before)
     tick("timing", rounds * passes, rounds * passes, str(workload))
     staircases: dict[SiteKey, Staircase] = {}
     for shape, known in zip(shapes, times, strict=True):

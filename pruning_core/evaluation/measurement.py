@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pruning_core.calibration.text import Text
 from pruning_core.evaluation.agreement import Agreement, measure_beside
-from pruning_core.evaluation.intervals import LEVEL, Interval, bootstrap, paired
+from pruning_core.evaluation.intervals import LEVEL, Interval, bootstrap, paired, perplexity_of
 from pruning_core.evaluation.perplexity import check_length, check_numbers, measure_spans
 from pruning_core.evaluation.protocol import Protocol
 from pruning_core.evaluation.quality import Quality
@@ -204,7 +204,7 @@ def as_values(interval: Interval) -> dict[str, float | None]:
 def _quality(quality: Quality) -> dict[str, Any]:
     nll, correct, scored = _pieces(quality)
     return {
-        "perplexity": as_values(bootstrap(nll, scored).mapped(_exp))
+        "perplexity": as_values(bootstrap(nll, scored).mapped(perplexity_of))
         if all(map(math.isfinite, nll))
         else dict.fromkeys(("value", "low", "high")),
         "accuracy": as_values(bootstrap(correct, scored)),
@@ -219,7 +219,7 @@ def _quality_delta(dense: Quality, pruned: Quality) -> dict[str, Any]:
         loss = paired(before, after, scored)
         found["loss"] = _difference(loss)
         found["perplexity_ratio"] = {
-            **as_values(loss.mapped(_exp)),
+            **as_values(loss.mapped(perplexity_of)),
             "beyond_noise": loss.beyond_noise,
         }
     return found
@@ -248,7 +248,3 @@ def _pieces(quality: Quality) -> tuple[list[float], list[float], list[float]]:
         [window.correct / window.scored for window in windows],
         [float(window.scored) for window in windows],
     )
-
-
-def _exp(value: float) -> float:
-    return math.exp(value) if value < 700 else math.inf

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
+
+from pruning_core.evaluation.intervals import perplexity_of
 
 CACHED_BLOCK = 1 << 18
 """Logits that are scored at a time on a CPU, in fp32: few enough to stay in its cache."""
@@ -42,7 +43,7 @@ class Quality:
         total = sum(window.nll * window.scored for window in self.windows)
         mean = total / self.tokens
         # A wrecked model may exceed what a float's exponent holds; infinity says so.
-        return math.exp(mean) if mean < 700 else math.inf
+        return perplexity_of(mean)
 
     @cached_property
     def accuracy(self) -> float:

@@ -57,17 +57,14 @@ def measure_speeds(bench: Workbench, plan: Plan, workload: Workload, tick: Tick 
     passes = 1 + TIMED[workload.phase]
     total = 2 * TURNS * passes
     seconds: tuple[list[float], list[float]] = ([], [])
-    before = bench.plan
-    try:
+    with bench.given_back():
         for turn in range(2 * TURNS):
-            bench.apply(plan) if turn % 2 else bench.restore()
-            forward, taken = forward_pass(bench.model, workload), []
-            for index in range(passes):
-                tick("timing", turn * passes + index, total, str(workload))
-                taken.append(_seconds(forward, bench.model.device))
+            with bench.applied(plan if turn % 2 else None):
+                forward, taken = forward_pass(bench.model, workload), []
+                for index in range(passes):
+                    tick("timing", turn * passes + index, total, str(workload))
+                    taken.append(_seconds(forward, bench.model.device))
             seconds[turn % 2].append(statistics.median(taken[1:]))
-    finally:
-        bench.restore() if before is None else bench.apply(before)
     tick("timing", total, total, str(workload))
     dense, pruned = (workload.tokens / statistics.median(found) for found in seconds)
     ratios = [math.log(before / after) for before, after in zip(*seconds, strict=True)]

@@ -102,7 +102,8 @@ def measure_gains(
         PrunescopeError: the device or the dtype has no kernels for it.
         Cancelled: by `tick`.
     """
-    _demand(device, dtype)
+    if why := obstacle(device, dtype):
+        raise PrunescopeError(why)
     gains = []
     fitting = {shape: n for shape, n in shapes.items() if not any(size % STEP for size in shape)}
     for done, (shape, count) in enumerate(fitting.items()):
@@ -119,22 +120,22 @@ def measure_gains(
     return gains
 
 
-def _demand(device: torch.device, dtype: torch.dtype) -> None:
+def obstacle(device: torch.device, dtype: torch.dtype) -> str:
+    """Return why there are no kernels for 2:4 here; empty where there are."""
     if device.type != "cuda":
-        raise PrunescopeError(
+        return (
             f"2:4 sparsity is 0 % faster on {device.type}: only NVIDIA GPUs have units that skip "
             "its zeros. Measure on a machine with one."
         )
     if torch.cuda.get_device_capability(device) < (8, 0):
-        raise PrunescopeError(
+        return (
             f"2:4 sparsity is 0 % faster on {torch.cuda.get_device_name(device)}: units that skip "
             "its zeros came with compute capability 8.0 (Ampere)."
         )
     if dtype not in DTYPES:
         names = " or ".join(str(each).removeprefix("torch.") for each in DTYPES)
-        raise PrunescopeError(
-            f"2:4 kernels are there for {names}, not {dtype}. Choose one of those."
-        )
+        return f"2:4 kernels are there for {names}, not {dtype}. Choose one of those."
+    return ""
 
 
 def _two_four(shape: tuple[int, int], device: torch.device, dtype: torch.dtype) -> torch.Tensor:

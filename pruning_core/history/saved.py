@@ -329,10 +329,13 @@ def _pieces(quality: Mapping[str, Any]) -> Pieces | None:
     losses, tokens = ([*_list(pieces, name)] for name in ("loss", "tokens"))
     if not losses or len(losses) != len(tokens):
         _wrong("pieces", pieces)
-    return Pieces(
+    found = Pieces(
         tuple(_number({"loss": loss}, "loss", 0) for loss in losses),
         tuple(_count({"tokens": count}, "tokens") for count in tokens),
     )
+    if 0 in found.tokens:
+        raise PrunescopeError("One of its windows scored no token: no run has that.")
+    return found
 
 
 def _tasks(run: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -21,9 +21,6 @@ from pruning_core.report.values import Table, readable
 DENSE = "dense"
 """What the model is called before anything leaves it."""
 
-_LARGEST_LOSS = 700
-"""Nats per token whose exponential a float still holds."""
-
 
 def label_of(recipe: Recipe, sparsity: float, name: str | None = None) -> str:
     """Return what to call a recipe: ``flap + bias, 20 %``, ``wanda, 2:4``.
@@ -68,11 +65,6 @@ def method_of(file: Table, protocol: Table, windows: int, tokens: int) -> Method
             (readable(name), readable(str(value))) for name, value in environment.items()
         ),
     )
-
-
-def exponential(loss: float) -> float:
-    """Return the perplexity of a loss; infinite beyond what a float holds."""
-    return math.exp(loss) if loss < _LARGEST_LOSS else math.inf
 
 
 def estimate(table: Table, lowest: float, highest: float | None = None) -> Estimate:

@@ -110,6 +110,15 @@ class Workbench:
             self._become(before)
             raise
 
+    @contextmanager
+    def given_back(self) -> Iterator[None]:
+        """Let the work inside apply what it likes: what is applied now is applied afterwards."""
+        before = self.plan
+        try:
+            yield
+        finally:
+            self._become(before)
+
     def _become(self, plan: Plan | None) -> None:
         if plan is None:
             self.restore()

@@ -233,6 +233,7 @@ def test_what_windows_and_tasks_measured_is_there() -> None:
         {"loss": ["1"], "tokens": [1]},
         {"loss": [-1.0], "tokens": [1]},
         {"loss": [1.0], "tokens": [1.5]},
+        {"loss": [1.0, 2.0], "tokens": [255, 0]},
         {"loss": 1.0, "tokens": 1},
     ],
     ids=repr,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
 import torch
 from transformers import PreTrainedModel
@@ -103,6 +105,22 @@ def test_restore_is_bit_identical(name: str) -> None:
     assert list(after) == list(state)
     assert all(torch.equal(after[key], state[key]) for key in state)
     assert torch.equal(model(tokens).logits, logits)
+
+
+def test_what_is_lent_is_given_back_whatever_happens() -> None:
+    bench = Workbench(tiny.tiny_model())
+    first = random_plan(bench, 1)
+    for before in (None, first):
+        with bench.applied(before):
+            pass
+        with bench.given_back():
+            bench.apply(random_plan(bench, 2))
+        assert bench.plan is before
+        with suppress(KeyboardInterrupt), bench.given_back():
+            bench.apply(random_plan(bench, 3))
+            raise KeyboardInterrupt
+        assert bench.plan is before
+    assert first.parameters == bench.model.num_parameters()
 
 
 @pytest.mark.parametrize("name", MODELS)
