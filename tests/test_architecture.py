@@ -163,6 +163,11 @@ def test_only_the_engine_and_its_store_make_threads_locks_and_job_services() -> 
     assert making <= {"app/engine.py", "app/recent.py"}
 
 
+def test_only_one_component_makes_fragments() -> None:
+    making = {where(path) for path in APP if any(c.endswith("fragment") for c in calls(path))}
+    assert making == {"app/components/polling.py"}
+
+
 def test_figures_are_pure() -> None:
     names = ("figures", "comparison_figures", "run_figures", "recovery_figures", "task_figures")
     for name in (*names, "palette"):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from app import figures, state
-from app.components.jobs import POLL_SECONDS
+from app.components.polling import POLL_SECONDS, polled
 from app.engine import ENGINE
 from app.results import OnBench
 from app.words import percent
@@ -23,7 +23,7 @@ def draw_curves(model: OnBench, recipe: Recipe, _plan: Plan | None) -> None:
     """Draw the curves as far as they are known, and the button that measures them."""
     gathering = state.job("sensitivity") is not None
     gather_button(model, recipe)
-    st.fragment(_picture, run_every=5 * POLL_SECONDS if gathering else None)(model, recipe)
+    polled(_picture, running=gathering, every=5 * POLL_SECONDS)(model, recipe)
 
 
 def gather_button(model: OnBench, recipe: Recipe) -> None:

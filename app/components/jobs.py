@@ -5,16 +5,14 @@ from __future__ import annotations
 import streamlit as st
 
 from app import state
+from app.components.polling import polled
 from app.engine import ENGINE
 from pruning_core.jobs import Job, State
-
-POLL_SECONDS = 0.4
 
 
 def job_panel() -> None:
     """Draw the panel; it refreshes itself while something is running and the page when it ends."""
-    active = bool(state.active_jobs())
-    st.fragment(_panel, run_every=POLL_SECONDS if active else None)()
+    polled(_panel, running=bool(state.active_jobs()))()
 
 
 def _panel() -> None:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import streamlit as st
 
 from app import state
-from app.components.jobs import POLL_SECONDS
 from app.components.measuring import measure, measured_of, want_measured
+from app.components.polling import polled
 from app.engine import ENGINE
 from app.results import Measured, OnBench
 from app.words import change, count, percent, perplexity, size
@@ -47,8 +47,7 @@ def numbers_panel(model: OnBench, recipe: Recipe, plan: Plan | None) -> None:
     """
     want_measured(model, recipe)
     measuring = state.job("measure") is not None
-    every = POLL_SECONDS if measuring else None
-    st.fragment(_panel, run_every=every, key=NUMBERS)(model, recipe, plan)
+    polled(_panel, running=measuring, key=NUMBERS)(model, recipe, plan)
     # A measurement that was stopped or has failed is asked for again by hand only.
     if not measuring and measured_of(model, recipe) is None:
         st.button("Measure", icon=":material/speed:", on_click=measure, args=(recipe,))

@@ -6,7 +6,7 @@ import streamlit as st
 
 from app import state, task_figures, task_tables
 from app.asking import Asked, Questions, Supply, elsewhere, supply
-from app.components.jobs import POLL_SECONDS
+from app.components.polling import POLL_SECONDS, polled
 from app.engine import ENGINE
 from app.results import OnBench
 from app.words import percent
@@ -28,19 +28,19 @@ TITLES = 130
 """Width in pixels of the tasks' column."""
 
 USUAL_SEED, HIGHEST_SEED = 0, 2**31
+SLOWLY = 2 * POLL_SECONDS
 
 
 def draw_tasks(model: OnBench, run: SavedRun) -> None:
     """Draw the section of one run of the model on the bench."""
     st.subheader("Accuracy on tasks")
     busy = state.job("tasks") is not None
-    rate = 2 * POLL_SECONDS if busy else None
     left, right = st.columns([5, 4], gap="medium")
     with left:
-        st.fragment(_draw_bars, run_every=rate)(run, busy=busy)
+        polled(_draw_bars, running=busy, every=SLOWLY)(run, busy=busy)
     with right:
         _draw_form(model, run, busy=busy)
-    st.fragment(_draw_table, run_every=rate)(run)
+    polled(_draw_table, running=busy, every=SLOWLY)(run)
 
 
 def _draw_bars(run: SavedRun, *, busy: bool) -> None:

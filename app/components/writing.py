@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from app import state
-from app.components.jobs import POLL_SECONDS
+from app.components.polling import polled
 from app.engine import ENGINE
 from app.results import Answers, OnBench
 from pruning_core.recipe import Recipe
@@ -26,7 +26,7 @@ def writing_panel(model: OnBench, recipe: Recipe) -> None:
         state.submit(lambda: ENGINE.write(state.owner(), recipe, state.choice("prompt"), TOKENS))
         st.rerun()
     writing = state.job("write") is not None
-    st.fragment(_answers, run_every=POLL_SECONDS if writing else None)(recipe)
+    polled(_answers, running=writing)(recipe)
 
 
 def _answers(recipe: Recipe) -> None:

@@ -12,7 +12,7 @@ import torch
 
 from app import comparison_figures, state
 from app.components.bench import require_model
-from app.components.jobs import POLL_SECONDS
+from app.components.polling import polled
 from app.components.probe import probe_controls
 from app.components.settings import calibration_controls
 from app.engine import ENGINE
@@ -94,7 +94,7 @@ def draw_measurements(recipes: Sequence[Recipe]) -> None:
             )
         )
         st.rerun()
-    st.fragment(_measured, run_every=POLL_SECONDS if running else None)(tuple(recipes))
+    polled(_measured, running=running)(tuple(recipes))
 
 
 def _measured(recipes: Sequence[Recipe]) -> None:

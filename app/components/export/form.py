@@ -10,7 +10,7 @@ import streamlit as st
 
 from app import state
 from app.components.export.place import Place, default_name, default_parent, place_of
-from app.components.jobs import POLL_SECONDS
+from app.components.polling import polled
 from app.engine import ENGINE
 from app.exports import Order
 from app.recoveries import Trained
@@ -79,7 +79,7 @@ def draw_form(
         replace = _draw_replacing(place) if place else False
         _draw_button(recipe, trained, format, place, replace, run)
         busy = state.job("export") is not None
-        st.fragment(_progress, run_every=POLL_SECONDS if busy else None)()
+        polled(_progress, running=busy)()
         if not busy:
             _draw_failure()
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from app import state
-from app.components.jobs import POLL_SECONDS
+from app.components.polling import polled
 from app.engine import ENGINE, looking_at
 from app.exports import Candidate
 from app.results import OnBench
@@ -32,7 +32,7 @@ def find_formats(candidate: Candidate) -> None:
         running = state.job("formats")
     if running is None:
         _ask(candidate)
-    st.fragment(_waiting, run_every=POLL_SECONDS if running else None)()
+    polled(_waiting, running=running is not None)()
 
 
 def draw_formats(formats: Sequence[Preflight]) -> None:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from app import state
-from app.components.jobs import POLL_SECONDS
 from app.components.measuring import measured_of
+from app.components.polling import polled
 from app.components.writing import TOKENS
 from app.engine import ENGINE
 from app.results import Answers, OnBench
@@ -44,7 +44,7 @@ def draw_answers(model: OnBench, recipe: Recipe) -> None:
         disabled=writing,
         width="stretch",
     )
-    st.fragment(_answers, run_every=POLL_SECONDS if writing else None)(recipe)
+    polled(_answers, running=writing)(recipe)
 
 
 def _ask(model: OnBench, recipe: Recipe) -> None:

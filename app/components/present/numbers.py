@@ -5,8 +5,8 @@ from __future__ import annotations
 import streamlit as st
 
 from app import state
-from app.components.jobs import POLL_SECONDS
 from app.components.measuring import measure, measured_of, want_measured
+from app.components.polling import polled
 from app.components.present.verdict import Verdict, faster, fewer, shares, sizes, smaller, verdict
 from app.engine import ENGINE
 from app.results import Measured, OnBench
@@ -22,7 +22,7 @@ def draw_numbers(model: OnBench, recipe: Recipe) -> None:
     """Have the recipe measured, and draw what is known so far."""
     want_measured(model, recipe)
     measuring = state.job("measure") is not None
-    st.fragment(_numbers, run_every=POLL_SECONDS if measuring else None)(model, recipe)
+    polled(_numbers, running=measuring)(model, recipe)
     # A measurement that was stopped or has failed is asked for again by hand only.
     if not measuring and measured_of(model, recipe) is None:
         st.button("Try it out", icon=":material/speed:", on_click=measure, args=(recipe,))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from app import recovery_figures, state
-from app.components.jobs import POLL_SECONDS
+from app.components.polling import polled
 from app.engine import ENGINE, training_of
 from app.recoveries import Curve
 from pruning_core.jobs import Job, State
@@ -16,7 +16,7 @@ MINUTE = 60
 
 def draw_running(*, busy: bool) -> None:
     """Draw how far a training of this tab is."""
-    st.fragment(_running, run_every=POLL_SECONDS if busy else None)()
+    polled(_running, running=busy)()
 
 
 def draw_curve(curve: Curve, key: str) -> None:
