@@ -12,8 +12,8 @@ serve whatever is tried next, and a dense number answered from memory does not b
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection
-from contextlib import ExitStack
+from collections.abc import Collection, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 
 import torch
 
@@ -68,6 +68,75 @@ class StateCache:
         return self._lasting if key[0] in self._digests else self._passing
 
 
+class LivePasses:
+    """Forward passes over a few fixed batches of tokens, each as short as the change allows.
+
+    Attributes:
+        batches: int64 [lines, tokens] each; what pads a line on the right is read as text.
+    """
+
+    def __init__(
+        self,
+        bench: Workbench,
+        batches: Sequence[torch.Tensor],
+        *,
+        sets: int = FULL_SETS,
+        state_bytes: int | None = None,
+    ) -> None:
+        """Prepare for one model and one set of batches.
+
+        Args:
+            bench: whose model runs.
+            batches: int64 [lines, tokens] each.
+            sets: how many complete sets of hidden states have room.
+            state_bytes: memory for hidden states; by default that of `sets`.
+        """
+        self.batches = batches
+        self._bench = bench
+        self._layers = decoder_layers(bench.model, bench.anatomy)
+        tokens = sum(batch.numel() for batch in batches)
+        full = (len(self._layers) + 1) * tokens * bench.anatomy.hidden_size
+        element = next(bench.model.parameters()).element_size()
+        self._dense = prefixes(bench.anatomy, {})
+        self._states = StateCache(
+            sets * full * element if state_bytes is None else state_bytes, self._dense
+        )
+
+    def digests(self, plan: Plan | None) -> tuple[str, ...]:
+        """Return what stands for everything below each layer under a plan, None for dense."""
+        return self._dense if plan is None else plan.prefixes
+
+    def deepest(self, digests: tuple[str, ...], batch: int) -> int:
+        """Return the highest layer entrance whose states are known, 0 if none is."""
+        for entrance in range(len(self._layers), 0, -1):
+            if self._states.get((digests[entrance], batch)) is not None:
+                return entrance
+        return 0
+
+    @torch.no_grad()
+    def logits(self, digests: tuple[str, ...], batch: int, start: int) -> torch.Tensor:
+        """Return the logits of a batch under the plan that is applied.
+
+        Args:
+            digests: of that plan.
+            batch: its index.
+            start: the layer to go on from, at most the `deepest`.
+        """
+        model = self._bench.model
+        with ExitStack() as around:
+            wanted = range(start + 1, len(self._layers) + 1)
+            states = around.enter_context(recorded(self._layers, wanted))
+            if start:
+                hidden = self._states.get((digests[start], batch))
+                assert hidden is not None
+                around.enter_context(resumed(self._layers, start, hidden))
+            ids = self.batches[batch].to(model.device)
+            logits: torch.Tensor = model(input_ids=ids, use_cache=False).logits
+        for entrance, state in states.items():
+            self._states.put((digests[entrance], batch), state)
+        return logits
+
+
 class LiveEvaluator:
     """Measures plans on a few fixed windows, as quickly as the change allows."""
 
@@ -82,14 +151,8 @@ class LiveEvaluator:
             state_bytes: memory for hidden states; by default `FULL_SETS` complete sets.
         """
         self._bench = bench
-        self._layers = decoder_layers(bench.model, bench.anatomy)
-        self._batches = windows.split(max(BATCH_TOKENS // windows.shape[1], 1))
-        full = (len(self._layers) + 1) * windows.numel() * bench.anatomy.hidden_size
-        element = next(bench.model.parameters()).element_size()
-        self._dense = prefixes(bench.anatomy, {})
-        self._states = StateCache(
-            FULL_SETS * full * element if state_bytes is None else state_bytes, self._dense
-        )
+        batches = windows.split(max(BATCH_TOKENS // windows.shape[1], 1))
+        self._passes = LivePasses(bench, batches, state_bytes=state_bytes)
         self._logits = self._room_for_logits()
         self._known: OrderedDict[str, Quality] = OrderedDict()
 
@@ -101,29 +164,29 @@ class LiveEvaluator:
         Raises:
             Cancelled: by `tick`, between batches.
         """
-        digests = self._dense if plan is None else plan.prefixes
+        passes, digests = self._passes, self._passes.digests(plan)
         with self._bench.applied(plan):
             if digests[-1] in self._known:
                 return self._known[digests[-1]]
             scored: list[WindowQuality] = []
-            for index, ids in enumerate(self._batches):
-                start = self._deepest(digests, index)
-                tick("measuring", index, len(self._batches), f"from layer {start}")
-                logits = self._forward(digests, index, start, ids.to(self._bench.model.device))
+            for index, ids in enumerate(passes.batches):
+                start = passes.deepest(digests, index)
+                tick("measuring", index, len(passes.batches), f"from layer {start}")
+                with self._head():
+                    logits = passes.logits(digests, index, start)
                 scored += [window_quality(*pair) for pair in zip(logits, ids, strict=True)]
-        tick("measuring", len(self._batches), len(self._batches))
+        tick("measuring", len(passes.batches), len(passes.batches))
         quality = Quality(tuple(scored))
         self._known[digests[-1]] = quality
         if len(self._known) > 10_000:
             self._known.popitem(last=False)
         return quality
 
-    def _deepest(self, digests: tuple[str, ...], batch: int) -> int:
-        """Return the highest layer entrance whose states are known, 0 if none is."""
-        for entrance in range(len(self._layers), 0, -1):
-            if self._states.get((digests[entrance], batch)) is not None:
-                return entrance
-        return 0
+    def _head(self) -> AbstractContextManager[None]:
+        """Let the logits of a batch lie where those of the one before did."""
+        if self._logits is None:
+            return nullcontext()
+        return logits_into(self._bench.model, self._logits)
 
     def _room_for_logits(self) -> torch.Tensor | None:
         """Return memory for the logits of a batch, None where the device's allocator keeps its own.
@@ -133,26 +196,6 @@ class LiveEvaluator:
         model = self._bench.model
         if model.device.type != "cpu":
             return None
-        tokens = max(batch.numel() for batch in self._batches)
+        tokens = max(batch.numel() for batch in self._passes.batches)
         head = model.get_output_embeddings().weight
         return torch.empty(tokens * len(head), dtype=head.dtype)
-
-    @torch.no_grad()
-    def _forward(
-        self, digests: tuple[str, ...], batch: int, start: int, ids: torch.Tensor
-    ) -> torch.Tensor:
-        """Return the logits of a batch, [windows, tokens, vocabulary], until the next are made."""
-        model = self._bench.model
-        with ExitStack() as around:
-            wanted = range(start + 1, len(self._layers) + 1)
-            states = around.enter_context(recorded(self._layers, wanted))
-            if start:
-                hidden = self._states.get((digests[start], batch))
-                assert hidden is not None
-                around.enter_context(resumed(self._layers, start, hidden))
-            if self._logits is not None:
-                around.enter_context(logits_into(model, self._logits))
-            logits = model(input_ids=ids, use_cache=False).logits
-        for entrance, state in states.items():
-            self._states.put((digests[entrance], batch), state)
-        return logits

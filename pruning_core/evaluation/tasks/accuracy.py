@@ -143,7 +143,7 @@ def ask(
                 continue
             tick("asking", len(journal.done), len(selection.items), note)
             votes = chosen.votes(batch)
-            _check_numbers(votes, selection.task)
+            check_votes(votes, selection.task)
             journal.add(votes)
         done = dict(journal.done)
     tick("asking", len(done), len(selection.items), note)
@@ -200,7 +200,8 @@ class _LmEval:
         return self._harness.right(self._indices.index(index), votes)
 
 
-def _check_numbers(votes: Votes, task: Task) -> None:
+def check_votes(votes: Votes, task: Task) -> None:
+    """Raise PrunescopeError if a likelihood is no number."""
     for index, said in votes.items():
         if not all(math.isfinite(vote.likelihood) for vote in said):
             raise PrunescopeError(

@@ -14,9 +14,8 @@ Models that bring their own code may keep their cache in a way of their own: the
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -24,29 +23,19 @@ from transformers import DynamicCache, PreTrainedModel
 
 from pruning_core.evaluation.tasks.definitions import Vote
 from pruning_core.evaluation.tasks.encoding import Encoded
-
-_BATCH_TOKENS = {"cpu": 1024}
-"""Tokens that go through the model at once, padding included: enough to fill its matrix units."""
-
-_BATCH_TOKENS_ELSEWHERE = 16384
-
-_LOGIT_ROWS = 128
-"""Rows of logits that are held in fp32 at a time."""
-
-
-@dataclass(frozen=True)
-class _Wanted:
-    """A logit row that is needed: where it is made, and which token it should predict for whom."""
-
-    line: int
-    column: int
-    owner: tuple[int, int]
-    token: int
+from pruning_core.evaluation.tasks.likelihoods import (
+    Wanted,
+    collect,
+    only_at,
+    padded,
+    tokens_at_once,
+    total,
+)
 
 
 def batches(model: PreTrainedModel, questions: Sequence[Encoded]) -> list[list[Encoded]]:
     """Return questions in batches of similar length, always the same for the same questions."""
-    room = _BATCH_TOKENS.get(model.device.type, _BATCH_TOKENS_ELSEWHERE)
+    room = tokens_at_once(model)
     if not type(model).__module__.startswith("transformers."):
         questions = [replace(question, shared=0) for question in questions]
     ordered = sorted(questions, key=lambda q: (q.shared == 0, -q.shared, -q.cost, q.index))
@@ -73,12 +62,12 @@ def votes(model: PreTrainedModel, batch: Sequence[Encoded]) -> list[tuple[Vote, 
     if any(question.shared for question in batch):
         cache = DynamicCache() if answers else None
         shared = [question.rows[0].ids[: question.shared] for question in batch]
-        ids, lengths = _padded(shared)
+        ids, lengths = padded(shared)
         places = torch.arange(ids.shape[1]).expand_as(ids)
         logits = _logits(model, ids, places, beginnings, cache)
-        _collect(logits, beginnings, found)
+        collect(logits, beginnings, found)
     if answers:
-        ids, own = _padded([rest for *_, rest in answers])
+        ids, own = padded([rest for *_, rest in answers])
         places = torch.arange(ids.shape[1]).clamp_max(own[:, None] - 1)
         mask = None
         if cache is not None:
@@ -88,9 +77,9 @@ def votes(model: PreTrainedModel, batch: Sequence[Encoded]) -> list[tuple[Vote, 
             mask = torch.cat([seen, torch.arange(ids.shape[1]) < own[:, None]], dim=1)
             places = places + before
         logits = _logits(model, ids, places, endings, cache, mask)
-        _collect(logits, endings, found)
+        collect(logits, endings, found)
     return [
-        tuple(_sum(found[place, number]) for number in range(len(question.rows)))
+        tuple(total(found[place, number]) for number in range(len(question.rows)))
         for place, question in enumerate(batch)
     ]
 
@@ -113,7 +102,7 @@ def _answers(batch: Sequence[Encoded]) -> list[tuple[int, int, tuple[int, ...]]]
     ]
 
 
-def _wanted(batch: Sequence[Encoded]) -> tuple[list[_Wanted], list[_Wanted]]:
+def _wanted(batch: Sequence[Encoded]) -> tuple[list[Wanted], list[Wanted]]:
     """Return the logit rows that are needed of the beginnings and of the endings."""
     beginnings, endings = [], []
     lines = {(place, number): line for line, (place, number, _) in enumerate(_answers(batch))}
@@ -122,20 +111,11 @@ def _wanted(batch: Sequence[Encoded]) -> tuple[list[_Wanted], list[_Wanted]]:
             for at in range(len(row.ids) - row.scored, len(row.ids)):
                 column, owner, token = at - 1, (place, number), row.ids[at]
                 if column < question.shared:
-                    beginnings.append(_Wanted(place, column, owner, token))
+                    beginnings.append(Wanted(place, column, owner, token))
                 else:
                     line, after = lines[owner], column - question.shared
-                    endings.append(_Wanted(line, after, owner, token))
+                    endings.append(Wanted(line, after, owner, token))
     return beginnings, endings
-
-
-def _padded(texts: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return texts as one tensor, padded on the right, [texts, tokens], and their lengths."""
-    lengths = torch.tensor([len(text) for text in texts])
-    ids = torch.zeros(len(texts), int(lengths.max()), dtype=torch.long)
-    for line, text in enumerate(texts):
-        ids[line, : len(text)] = torch.tensor(text)
-    return ids, lengths
 
 
 def _deal(cache: DynamicCache, owners: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
@@ -163,7 +143,7 @@ def _logits(
     model: PreTrainedModel,
     ids: torch.Tensor,
     places: torch.Tensor,
-    wanted: Sequence[_Wanted],
+    wanted: Sequence[Wanted],
     cache: DynamicCache | None,
     mask: torch.Tensor | None = None,
 ) -> torch.Tensor:
@@ -175,42 +155,7 @@ def _logits(
     # ALiBi has no positions but those that the mask tells.
     if "position_ids" in inspect.signature(model.forward).parameters:
         given["position_ids"] = places.to(device)
-    with _only_at(model, wanted):
+    with only_at(model, wanted):
         return model(
             input_ids=ids.to(device), past_key_values=cache, use_cache=cache is not None, **given
         ).logits[0]
-
-
-@contextmanager
-def _only_at(model: PreTrainedModel, wanted: Sequence[_Wanted]) -> Iterator[None]:
-    """Let the head see only the hidden states that are wanted, as one line of them."""
-    lines = torch.tensor([each.line for each in wanted], dtype=torch.long)
-    columns = torch.tensor([each.column for each in wanted], dtype=torch.long)
-
-    def select(_module: Any, args: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
-        hidden = args[0]
-        return (hidden[lines.to(hidden.device), columns.to(hidden.device)][None],)
-
-    hook = model.get_output_embeddings().register_forward_pre_hook(select)
-    try:
-        yield
-    finally:
-        hook.remove()
-
-
-def _collect(
-    logits: torch.Tensor, wanted: Sequence[_Wanted], found: dict[tuple[int, int], list[Vote]]
-) -> None:
-    """Score rows of logits, [wanted, vocabulary], in fp32 whatever the model's dtype."""
-    for start in range(0, len(wanted), _LOGIT_ROWS):
-        some = wanted[start : start + _LOGIT_ROWS]
-        rows = logits[start : start + len(some)].float()
-        tokens = torch.tensor([each.token for each in some], device=rows.device)
-        own = rows.gather(1, tokens[:, None])[:, 0] - rows.logsumexp(-1)
-        greedy = rows.argmax(-1) == tokens
-        for each, likelihood, hit in zip(some, own.tolist(), greedy.tolist(), strict=True):
-            found[each.owner].append(Vote(likelihood, hit))
-
-
-def _sum(tokens: Sequence[Vote]) -> Vote:
-    return Vote(sum(each.likelihood for each in tokens), all(each.greedy for each in tokens))
