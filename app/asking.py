@@ -1,7 +1,8 @@
-"""Tasks that are asked of a saved run: what is wanted, how it is done, and where the rows are.
+"""Tasks that are asked of a run: what is wanted, how it is done, and where the rows are.
 
-The answers are kept with the run. Pages look at what is here at any time; what touches the model,
-`ask_next`, runs on the engine's one worker thread.
+Some are asked of a saved run, others, a few items, of what the tuner has just measured. The answers
+are kept with the run. Pages look at what is here at any time; what touches the model, `ask_next`
+and `follow`, runs on the engine's one worker thread.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from app.results import OnBench
+from app.results import Measured, OnBench, Sample
 from pruning_core.errors import PrunescopeError
 from pruning_core.evaluation.tasks.definitions import TASKS
 from pruning_core.history import History, SavedRun
@@ -113,6 +114,38 @@ def ask_next(current: Workplace, history: History, asked: Asked, tick: Tick) -> 
         return asked.failing(task, str(error))
     history.ask(run, {task: found})
     return asked.keeping(task)
+
+
+def follow(
+    current: Workplace,
+    history: History,
+    measured: Measured,
+    sample: Sample,
+    *,
+    allow_leak: bool,
+    tick: Tick,
+) -> Measured:
+    """Ask a few items of what was measured, and return it with the answers, or why there are none.
+
+    They are kept with its run, unless more items of the task were asked of that before.
+
+    Raises:
+        Cancelled: by `tick`.
+    """
+    recipe = measured.recipe
+    measured = replace(measured, sample=sample)
+    try:
+        found = current.follow(recipe, sample, allow_leak=allow_leak, tick=tick)
+    except PrunescopeError as error:
+        return replace(measured, unasked=str(error))
+    measured = replace(measured, answers=found)
+    try:
+        run = history.find(recipe.fingerprint, measured.saved) if measured.saved else None
+        if run and run.tasks.get(sample.task, {}).get("items", 0) <= found["items"]:
+            history.ask(run, {sample.task: found})
+    except PrunescopeError as error:
+        return replace(measured, unsaved=str(error))
+    return measured
 
 
 def elsewhere(run: SavedRun, model: OnBench) -> str:

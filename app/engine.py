@@ -15,10 +15,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from app.asking import Asked, Questions, ask_next
+from app.asking import Asked, Questions, ask_next, follow
 from app.exports import Candidate, Exports, Order, Written, demand_place_for
 from app.recoveries import Recoveries, Trained, Training
-from app.results import Answers, Gathered, Measured, OnBench
+from app.results import Answers, Gathered, Measured, OnBench, Sample
 from app.texts import Texts
 from app.workplace import Workplace, without_shape
 from pruning_core.errors import PrunescopeError
@@ -258,13 +258,15 @@ class Engine:
         *,
         allow_leak: bool,
         parent: str | None = None,
+        sample: Sample | None = None,
     ) -> Job[Measured]:
         """Prune, measure and save the run; the newest request of a tab replaces its older ones.
 
-        Publishes the quality first and returns the speeds with it.
+        Publishes the quality first, then the speeds with it, then the answers to a sample.
 
         Args:
             parent: the id of the saved run whose recipe this one was made from.
+            sample: items to ask as well.
         """
 
         def work(tick: Tick, publish: Publish) -> Measured:
@@ -273,10 +275,14 @@ class Engine:
             publish(measured)  # on screen before it is on the disk
             measured = self._saved(measured, run, parent)
             publish(measured)
-            return replace(measured, speeds=current.speeds(recipe, protocol, tick))
+            measured = replace(measured, speeds=current.speeds(recipe, protocol, tick))
+            if sample is None:
+                return measured
+            publish(measured)
+            return follow(current, self.history, measured, sample, allow_leak=allow_leak, tick=tick)
 
         current = self._current
-        key = (recipe, protocol, allow_leak, current and current.seen.id)
+        key = (recipe, protocol, allow_leak, sample, current and current.seen.id)
         return self.jobs.submit(owner, "measure", "Measuring", work, key=key, supersede=True)
 
     def compare(

@@ -26,7 +26,7 @@ from pruning_core.recipe import Recipe
 from pruning_core.recovery.settings import Settings
 
 if TYPE_CHECKING:
-    from app.workplace import Probe
+    from app.probes import Probe
     from pruning_core.evaluation.protocol import Protocol
     from pruning_core.model.loading import LoadedModel
     from pruning_core.planning.plan import Plan

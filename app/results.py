@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import uuid4
 
 from pruning_core.recipe import Recipe
@@ -40,6 +41,13 @@ class Side:
     cost: Cost
 
 
+class Sample(NamedTuple):
+    """A few items of a task that follow the slider: its name, and how many."""
+
+    task: str
+    items: int
+
+
 @dataclass(frozen=True)
 class Measured:
     """A recipe measured beside the dense model, by the same process on the same windows.
@@ -47,7 +55,9 @@ class Measured:
     `bench` is the `OnBench.id` of the model: the same weights in another dtype measure otherwise.
     `predicted` is the loss that was predicted before, nats per token, if one was. `speeds` are None
     until both are timed. `saved` is the id of the run in the history, None where it could not be
-    saved: `unsaved` then says why.
+    saved: `unsaved` then says why. `answers` are what ``evaluate`` reports of the task of a
+    `sample` that was asked along, None where there was none or it could not be asked: `unasked`
+    then says why.
     """
 
     bench: str
@@ -61,6 +71,9 @@ class Measured:
     speeds: Speeds | None = None
     saved: str | None = None
     unsaved: str | None = None
+    sample: Sample | None = None
+    answers: Mapping[str, Any] | None = None
+    unasked: str | None = None
 
 
 @dataclass(frozen=True)

@@ -321,6 +321,8 @@ def _follow(measured: Measured) -> None:
         tab.runs[measured.recipe.fingerprint] = measured.saved
     elif measured.unsaved is not None:
         tab.notice = f"The measurement is on screen, but was not saved. {measured.unsaved}"
+    if measured.unasked is not None:
+        tab.notice = f"The task was not asked. {measured.unasked}"
 
 
 def _take_scorings(made: Mapping[Scoring, Scoring]) -> None:

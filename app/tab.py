@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
 
-from app.results import Answers, Measured
+from app.results import Answers, Measured, Sample
 from app.undo import Undo
 from pruning_core.history import Conditions
 from pruning_core.jobs import Job
@@ -34,6 +34,8 @@ class Tab:
     asked_smaller: tuple[Recipe, int] | None = None
     refused: tuple[Recipe, str] | None = None
     probe: str = "probe"
+    sample: Sample | None = None
+    sample_items: int = 50
     shape: str = "uniform"
     fusion: str = "hybrid"
     waiting: float | None = None

@@ -11,13 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from app.asking import Questions
 from app.exports import Exports
+from app.probes import Probes
 from app.recent import Recent
 from app.recoveries import Recoveries, Trained, Training
-from app.results import Measured, OnBench, Side
+from app.results import Measured, OnBench, Sample, Side
 from pruning_core.errors import PrunescopeError
 from pruning_core.progress import Tick, silent
 from pruning_core.recipe import Calibration, PatternKind, Recipe, Scoring
@@ -26,10 +27,8 @@ if TYPE_CHECKING:
     import torch
 
     from app.texts import Texts
-    from pruning_core.calibration import Text
     from pruning_core.evaluation.generation import Generated
     from pruning_core.evaluation.latency import MeasuredLatency
-    from pruning_core.evaluation.live import LiveEvaluator
     from pruning_core.evaluation.protocol import Protocol
     from pruning_core.evaluation.quality import Quality
     from pruning_core.evaluation.sensitivity import Sensitivity
@@ -49,21 +48,8 @@ KEPT_EVIDENCE = 3
 KEPT_MASKS = 2
 """How many recipes of single weights are kept, each as large as the layers of the model."""
 
-
 KEPT_REPAIRS = 4
 """How many repaired recipes of units are kept; of each one matrix a site."""
-
-
-class Probe(NamedTuple):
-    """What a protocol measures on: the evaluator, its windows, the text, and what is read.
-
-    `windows` is int64 [windows, tokens]; `read` is the part of the text that they hold.
-    """
-
-    evaluator: LiveEvaluator
-    windows: torch.Tensor
-    text: Text
-    read: Text
 
 
 class Workplace:
@@ -74,6 +60,7 @@ class Workplace:
         maps, outliers, closeups: what has been worked out, for pages to look at at any time.
         exports: what formats would do with its plans, and what was written.
         recoveries: what trainings of its plans came to.
+        probes: what live numbers are measured on.
     """
 
     def __init__(self, loaded: LoadedModel, texts: Texts) -> None:
@@ -96,12 +83,12 @@ class Workplace:
         self.latencies: Recent[tuple[Workload, int], MeasuredLatency] = Recent(8)
         self.exports = Exports(loaded, self.bench)
         self.recoveries = Recoveries(loaded, self.bench)
+        self.probes = Probes(loaded, self.bench, texts)
         self._texts = texts
         self._evidence: Recent[Calibration, Evidence] = Recent(KEPT_EVIDENCE)
         self._masks: Recent[str, SiteMask] = Recent(KEPT_MASKS * 2 * self.bench.anatomy.layers)
         self._repairs: Recent[str, SitePlan] = Recent(KEPT_REPAIRS * len(self.bench.anatomy.sites))
         self._thinned: Recent[Recipe, WeightPlan] = Recent(KEPT_MASKS)
-        self._probes: Recent[Protocol, Probe] = Recent(1)
         self._dense: Recent[Protocol, Side] = Recent(8)
         self.seen = OnBench(
             ref=str(loaded.ref),
@@ -196,7 +183,7 @@ class Workplace:
         from pruning_core.runs import Entry, Run
 
         plan = self.demand_plan(recipe, tick)
-        probe = self.probe(protocol, tick)
+        probe = self.probes.windows(protocol, tick)
         leaked = guard_recipes(
             [recipe], probe.read, allow=allow_leak, tick=tick, read=self._texts.read
         )
@@ -241,7 +228,7 @@ class Workplace:
         from pruning_core.pipeline import guard_recipes
 
         recipe = training.recipe
-        probe = self.probe(training.protocol, tick)
+        probe = self.probes.windows(training.protocol, tick)
         leaked = guard_recipes(
             [recipe], probe.read, allow=training.allow_leak, tick=tick, read=self._texts.read
         )
@@ -308,6 +295,31 @@ class Workplace:
             )
         return found.as_dict() | {"leaked": leaked}
 
+    def follow(
+        self, recipe: Recipe, sample: Sample, *, allow_leak: bool, tick: Tick
+    ) -> dict[str, Any]:
+        """Ask the dense model, and what a recipe makes of it, a few items, as quickly as can be.
+
+        Returns:
+            What ``evaluate`` reports of a task.
+
+        Raises:
+            PrunescopeError: if the items can't be asked, or the recipe was calibrated on them and
+                that is not allowed.
+        """
+        from pruning_core.evaluation.measurement import TaskMeasurement
+        from pruning_core.evaluation.tasks.accuracy import Scorer
+        from pruning_core.pipeline import guard_recipes
+
+        live = self.probes.task(sample, tick)
+        leaked = guard_recipes(
+            [recipe], live.selection.text, allow=allow_leak, tick=tick, read=self._texts.read
+        )
+        plan = self.demand_plan(recipe, tick)
+        dense, pruned = live.measure(None, tick), live.measure(plan, tick)
+        found = TaskMeasurement(live.selection, Scorer.FAST, dense, pruned)
+        return found.as_dict() | {"leaked": leaked}
+
     def demand_candidate(
         self, recipe: Recipe, trained: str | None, tick: Tick
     ) -> tuple[Plan, Mapping[str, Any] | None]:
@@ -350,7 +362,7 @@ class Workplace:
             # A walk for every point would take hours; the first order is the same without.
             quick = replace(base, repair=replace(base.repair, prefix="dense"))
             known = Sensitivity(
-                self.probe(protocol, tick).evaluator,
+                self.probes.windows(protocol, tick).evaluator,
                 anatomy,
                 lambda sparsity: self._repaired(
                     resolver, make_plan(quick.with_sparsity(sparsity), scores, anatomy), silent
@@ -377,31 +389,6 @@ class Workplace:
         known = self.sensitivities.get((without_shape(recipe), protocol))
         if known is not None and known.curves is not None and isinstance(plan, UnitPlan):
             known.observe(plan.reached, loss(quality) - known.curves.dense)
-
-    def probe(self, protocol: Protocol, tick: Tick) -> Probe:
-        """Return what a protocol measures on."""
-        from pruning_core.calibration import Split, measured_part, measurement_windows
-        from pruning_core.evaluation.live import LiveEvaluator
-
-        known = self._probes.get(protocol)
-        if known is None:
-            tokenizer = self.loaded.tokenizer
-            text = self._texts.read(protocol.corpus, Split.MEASUREMENT, tick)
-            windows = measurement_windows(
-                text,
-                tokenizer,
-                length=protocol.window,
-                limit=protocol.limit,
-                bos=protocol.bos,
-            )
-            known = Probe(
-                LiveEvaluator(self.bench, windows),
-                windows,
-                text,
-                measured_part(text, windows, tokenizer),
-            )
-            self._probes[protocol] = known
-        return known
 
     def evidence(self, calibration: Calibration, tick: Tick) -> Evidence:
         """Return what estimators may look at on a calibration."""

@@ -10,7 +10,8 @@ from pruning_core.recipe import Recipe
 
 def want_measured(model: OnBench, recipe: Recipe) -> None:
     """Measure a recipe, unless this tab has asked for that already, on whichever page."""
-    wanted = (model.id, recipe, state.choice("probe"), state.choice("allow_leak"))
+    choices = (state.choice("probe"), state.choice("sample"), state.choice("allow_leak"))
+    wanted = (model.id, recipe, *choices)
     if state.choice("requested") != wanted:
         state.remember("requested", wanted)
         measure(recipe)
@@ -27,6 +28,7 @@ def measure(recipe: Recipe) -> None:
             protocol(state.choice("probe")),
             allow_leak=state.choice("allow_leak"),
             parent=state.current_run(),
+            sample=state.choice("sample"),
         )
     )
 

@@ -18,6 +18,7 @@ from app.engine import ENGINE
 from app.results import Measured, OnBench
 from app.words import change, count, percent, perplexity, size
 from pruning_core.evaluation.intervals import perplexity_of
+from pruning_core.evaluation.tasks.definitions import TASKS
 from pruning_core.recipe import PatternKind, Recipe
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ def _panel(model: OnBench, recipe: Recipe, plan: Plan | None) -> None:
     pending = "…" if job and not job.finished else "—"
     with st.container(horizontal=True, key="numbers"):
         _quality(measured, predicted, pending)
+        _answers(measured, pending)
         for label, read, words in (
             (_parameters(recipe), attrgetter("parameters"), count),
             ("Memory", attrgetter("bytes"), size),
@@ -139,6 +141,26 @@ def _quality(measured: Measured | None, predicted: Predicted | None, pending: st
     )
 
 
+def _answers(measured: Measured | None, pending: str) -> None:
+    """Draw how many items of the sample are answered right, if one follows the slider."""
+    sample = state.choice("sample")
+    if sample is None:
+        return
+    title = TASKS[sample.task].title
+    answers = measured.answers if measured and measured.sample == sample else None
+    if answers is None:
+        _metric(f"{title} right", pending, None, f"{sample.items} items, asked last")
+        return
+    mark = " (leak)" if answers["leaked"] else ""
+    dense, pruned, delta = (answers[side]["acc"] for side in ("dense", "pruned", "delta"))
+    _metric(
+        f"{title} right{mark}",
+        percent(pruned["value"]),
+        f"{100 * delta['value']:+.1f} points" if delta["beyond_noise"] else "0 within noise",
+        f"dense {percent(dense['value'])} · guessing {percent(answers['chance'], 0)}",
+    )
+
+
 def _prediction(measured: Measured) -> str:
     """Return what had been predicted, and how far off it was."""
     if measured.predicted is None:
@@ -175,6 +197,20 @@ def _metric(label: str, value: str, delta: str | None, dense: str, colour: str =
         st.caption(dense)
 
 
+def _asked(measured: Measured) -> str:
+    """Return what a reader of a sample's answers must know."""
+    answers = measured.answers
+    if answers is None:
+        return ""
+    delta = answers["delta"]["acc"]
+    low, value, high = (100 * delta[end] for end in ("low", "value", "high"))
+    return (
+        f" {answers['title']}: by likelihood (acc), {answers['items']:,} of {answers['of']:,} "
+        f"items, the same for both; difference {value:+.1f} points ({low:+.1f} to {high:+.1f} at "
+        f"{percent(answers['level'], 0)})."
+    )
+
+
 def _footnote(measured: Measured | None, predicted: Predicted | None) -> None:
     """Draw how the numbers came to be: a line in any case, so that nothing below it moves."""
     if measured is not None:
@@ -182,6 +218,7 @@ def _footnote(measured: Measured | None, predicted: Predicted | None) -> None:
             f"{measured.protocol.title}: {measured.pruned.quality.tokens:,} scored tokens, dense "
             "and pruned on the same windows in this process. Speed: prefill of one window."
         )
+        words += _asked(measured)
         if measured.leaked:
             words = f"**Calibration and measurement text overlap: these numbers flatter.** {words}"
     elif predicted is not None:

@@ -13,6 +13,7 @@ from app.components.budget import draw_budget
 from app.components.curves import draw_curves
 from app.components.numbers import numbers_panel
 from app.components.probe import probe_controls
+from app.components.sample import sample_controls
 from app.components.settings import parameter_controls
 from app.components.shape import draw_shape
 from app.components.sharing import draw_sharing
@@ -69,7 +70,7 @@ BY_HAND = ("sliders", "table")
 
 def draw_source(model: OnBench, recipe: Recipe) -> None:
     """Draw what leaves, what ranks it, and what the numbers are measured on."""
-    first, left, middle, right = st.columns([1.3, 2, 2, 1], vertical_alignment="bottom")
+    first, left, middle, task, right = st.columns([1.3, 2, 2, 1.3, 1], vertical_alignment="bottom")
 
     def take_estimator(name: str) -> None:
         state.change(model, replace(state.recipe(model), scoring=state.scoring(name)))
@@ -92,6 +93,7 @@ def draw_source(model: OnBench, recipe: Recipe) -> None:
         on_change=state.moving("ranked-by", take_estimator),
     )
     probe_controls(middle, right)
+    sample_controls(task)
     method = estimator(recipe.scoring.estimator)
     if method.parameters:
         with st.expander(f"Settings of {method.title}"):

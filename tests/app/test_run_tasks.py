@@ -22,41 +22,24 @@ from pruning_core.history import History, SavedRun
 from pruning_core.jobs import Job, State
 from pruning_core.recipe import Calibration, Pattern, PatternKind, Recipe, Scoring
 from tests import tiny
+from tests.app import task_rows
 from tests.app.conftest import CALIBRATION
 from tests.app.tabs import checked, close, new_tab, open_page, settle
+from tests.app.task_rows import ROWS
 from tests.history.run_values import task, values
 from tests.model import tiny_checkpoints
-
-ROWS = 40
 
 
 @pytest.fixture(autouse=True)
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Two small tasks that are whole, one whose file broke off, and a cache of our own."""
-    boolq, piqa = ([words(number) for number in range(ROWS)] for words in (_boolq, _piqa))
-    _write(tmp_path / "tasks" / "boolq" / "dev.jsonl", boolq)
-    _write(tmp_path / "tasks" / "piqa" / "valid.jsonl", piqa)
-    labels = "\n".join(str(number % 2) for number in range(ROWS))
-    (tmp_path / "tasks" / "piqa" / "valid-labels.lst").write_text(labels)
+    task_rows.write(tmp_path)
     broken = tmp_path / "tasks" / "hellaswag" / "hellaswag_val.jsonl.gz"
     broken.parent.mkdir()
     broken.write_bytes(gzip.compress(b"{}\n" * 99)[:-9])
     monkeypatch.setenv("PRUNESCOPE_DATA", str(tmp_path))
     monkeypatch.setenv("PRUNESCOPE_CACHE", str(tmp_path / "cache"))
     return tmp_path
-
-
-def _boolq(number: int) -> dict[str, object]:
-    return {"question": f"is {number} so", "passage": f"{number} is.", "answer": bool(number % 3)}
-
-
-def _piqa(number: int) -> dict[str, object]:
-    return {"goal": f"go {'on ' * (number % 9)}{number}", "sol1": f"to {number}", "sol2": "or not"}
-
-
-def _write(path: Path, rows: list[dict[str, object]]) -> None:
-    path.parent.mkdir(parents=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 @pytest.fixture
@@ -156,7 +139,11 @@ def test_what_was_answered_is_kept_with_the_run(run: SavedRun) -> None:
     assert (asked.kept, asked.failed, asked.left) == (("boolq", "piqa"), (), ())
     found = kept(run)
     assert list(found) == ["boolq", "piqa"]
-    assert (found["piqa"]["items"], found["piqa"]["of"], found["piqa"]["sample"]) == (12, ROWS, 3)
+    assert (found["piqa"]["items"], found["piqa"]["of"], found["piqa"]["sample"]) == (
+        12,
+        ROWS,
+        3,
+    )
     assert found["piqa"]["dense"].keys() == {"acc", "acc_norm"}
     delta = found["piqa"]["pruned"]["acc"]["value"] - found["piqa"]["dense"]["acc"]["value"]
     assert found["piqa"]["delta"]["acc"]["value"] == pytest.approx(delta)

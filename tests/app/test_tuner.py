@@ -63,7 +63,7 @@ def at(workplace: Workplace, history: History) -> Iterator[AppTest]:
 def learned(model: OnBench, workplace: Workplace, at: AppTest) -> Sensitivity:
     """Let predictions be known, from curves that rise with the layer and the sparsity."""
     known = Sensitivity(
-        workplace.probe(protocol("probe"), lambda *_: None).evaluator,
+        workplace.probes.windows(protocol("probe"), lambda *_: None).evaluator,
         model.anatomy,
         lambda _sparsity: pytest.fail("there is nothing left to measure"),
         unit_places(model.anatomy),
