@@ -6,6 +6,7 @@ they are measured, and the prediction stays beside the measurement with its erro
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -15,7 +16,7 @@ from app import state
 from app.components.measuring import measure, measured_of, want_measured
 from app.components.polling import polled
 from app.engine import ENGINE
-from app.results import Measured, OnBench
+from app.results import Measured, OnBench, Sample
 from app.words import change, count, percent, perplexity, size
 from pruning_core.evaluation.intervals import perplexity_of
 from pruning_core.evaluation.tasks.definitions import TASKS
@@ -71,7 +72,7 @@ def _panel(model: OnBench, recipe: Recipe, plan: Plan | None) -> None:
     pending = "…" if job and not job.finished else "—"
     with st.container(horizontal=True, key="numbers"):
         _quality(measured, predicted, pending)
-        _answers(measured, pending)
+        _accuracy(measured if predicted is None else None, pending)
         for label, read, words in (
             (_parameters(recipe), attrgetter("parameters"), count),
             ("Memory", attrgetter("bytes"), size),
@@ -84,6 +85,7 @@ def _panel(model: OnBench, recipe: Recipe, plan: Plan | None) -> None:
                 _cost(label, words(read(pruned)), words(read(dense)), relative)
         _speed(measured, pending)
     _footnote(measured, predicted)
+    _note_on_sample(measured)
 
 
 def _predicted(recipe: Recipe, plan: Plan | None) -> Predicted | None:
@@ -116,16 +118,13 @@ def _quality(measured: Measured | None, predicted: Predicted | None, pending: st
             f"dense {perplexity(predicted.dense)}",
             "inverse",
         )
-        _metric("Next token right", pending, None, "measured on release")
         return
     if measured is None:
         _metric("Perplexity", pending, None, "dense: measured with it")
-        _metric("Next token right", pending, None, "dense: measured with it")
         return
-    mark = " (leak)" if measured.leaked else ""
     dense, pruned = measured.dense.quality, measured.pruned.quality
     _metric(
-        f"Perplexity{mark}",
+        f"Perplexity{_mark(measured.leaked)}",
         perplexity(pruned.perplexity),
         change(pruned.perplexity / dense.perplexity - 1)
         if pruned.perplexity < 1e9
@@ -133,32 +132,42 @@ def _quality(measured: Measured | None, predicted: Predicted | None, pending: st
         f"dense {perplexity(dense.perplexity)}{_prediction(measured)}",
         "inverse",
     )
+
+
+def _accuracy(measured: Measured | None, pending: str) -> None:
+    """Draw how often the next token is right, or a task if one follows the slider."""
+    if (sample := state.choice("sample")) is not None:
+        _answers(measured, sample, pending)
+        return
+    if measured is None:
+        _metric("Next token right", pending, None, "measured on release")
+        return
+    dense, pruned = measured.dense.quality.accuracy, measured.pruned.quality.accuracy
     _metric(
-        f"Next token right{mark}",
-        percent(pruned.accuracy, 2),
-        f"{100 * (pruned.accuracy - dense.accuracy):+.2f} points",
-        f"dense {percent(dense.accuracy, 2)}",
+        f"Next token right{_mark(measured.leaked)}",
+        percent(pruned, 2),
+        f"{100 * (pruned - dense):+.2f} points",
+        f"dense {percent(dense, 2)}",
     )
 
 
-def _answers(measured: Measured | None, pending: str) -> None:
-    """Draw how many items of the sample are answered right, if one follows the slider."""
-    sample = state.choice("sample")
-    if sample is None:
-        return
+def _answers(measured: Measured | None, sample: Sample, pending: str) -> None:
     title = TASKS[sample.task].title
     answers = measured.answers if measured and measured.sample == sample else None
     if answers is None:
         _metric(f"{title} right", pending, None, f"{sample.items} items, asked last")
         return
-    mark = " (leak)" if answers["leaked"] else ""
     dense, pruned, delta = (answers[side]["acc"] for side in ("dense", "pruned", "delta"))
     _metric(
-        f"{title} right{mark}",
+        f"{title} right{_mark(answers['leaked'])}",
         percent(pruned["value"]),
         f"{100 * delta['value']:+.1f} points" if delta["beyond_noise"] else "0 within noise",
         f"dense {percent(dense['value'])} · guessing {percent(answers['chance'], 0)}",
     )
+
+
+def _mark(leaked: bool) -> str:
+    return " (leak)" if leaked else ""
 
 
 def _prediction(measured: Measured) -> str:
@@ -197,20 +206,6 @@ def _metric(label: str, value: str, delta: str | None, dense: str, colour: str =
         st.caption(dense)
 
 
-def _asked(measured: Measured) -> str:
-    """Return what a reader of a sample's answers must know."""
-    answers = measured.answers
-    if answers is None:
-        return ""
-    delta = answers["delta"]["acc"]
-    low, value, high = (100 * delta[end] for end in ("low", "value", "high"))
-    return (
-        f" {answers['title']}: by likelihood (acc), {answers['items']:,} of {answers['of']:,} "
-        f"items, the same for both; difference {value:+.1f} points ({low:+.1f} to {high:+.1f} at "
-        f"{percent(answers['level'], 0)})."
-    )
-
-
 def _footnote(measured: Measured | None, predicted: Predicted | None) -> None:
     """Draw how the numbers came to be: a line in any case, so that nothing below it moves."""
     if measured is not None:
@@ -218,7 +213,6 @@ def _footnote(measured: Measured | None, predicted: Predicted | None) -> None:
             f"{measured.protocol.title}: {measured.pruned.quality.tokens:,} scored tokens, dense "
             "and pruned on the same windows in this process. Speed: prefill of one window."
         )
-        words += _asked(measured)
         if measured.leaked:
             words = f"**Calibration and measurement text overlap: these numbers flatter.** {words}"
     elif predicted is not None:
@@ -234,3 +228,27 @@ def _footnote(measured: Measured | None, predicted: Predicted | None) -> None:
             "once the shape is let go."
         )
     st.caption(words)
+
+
+def _note_on_sample(measured: Measured | None) -> None:
+    """Draw what its card has no room for, if a task follows the slider: a line in any case."""
+    sample = state.choice("sample")
+    if sample is None:
+        return
+    title = TASKS[sample.task].title
+    if measured is None or measured.answers is None or measured.sample != sample:
+        st.caption(f"{title}: {sample.items} items, asked once perplexity and speed are measured.")
+        return
+    answers, quality = measured.answers, measured.pruned.quality
+    right, delta = answers["pruned"]["acc"], answers["delta"]["acc"]
+    st.caption(
+        f"{title}, by likelihood (acc): {_between(right, '')} % of {answers['items']:,} of "
+        f"{answers['of']:,} items, the same for both; {_between(delta, '+')} points. Next token "
+        f"right: {percent(quality.accuracy, 2)}."
+    )
+
+
+def _between(interval: Mapping[str, float], sign: str) -> str:
+    """Return a share in percent with the ends of its interval: ``64.0 (50.0 to 78.0)``."""
+    value, low, high = (f"{100 * interval[end]:{sign}.1f}" for end in ("value", "low", "high"))
+    return f"{value} ({low} to {high})"

@@ -1,4 +1,4 @@
-"""Which task follows the slider, with how many items."""
+"""Which accuracy follows the slider: of the next token, or of a task, on how many items."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ SIZES = (20, 50, 100, 200, 500, 1000)
 
 
 def sample_controls(column: st.delta_generator.DeltaGenerator) -> None:
-    """Draw the choice of a task, folded away behind what is chosen."""
+    """Draw the choice of an accuracy, folded away behind what is chosen."""
     sample = state.choice("sample")
-    chosen = f"{TASKS[sample.task].title}, {sample.items}" if sample else "No task"
+    chosen = f"{TASKS[sample.task].title}, {sample.items}" if sample else "Next token"
     with column.popover(chosen, icon=":material/quiz:", width="stretch"):
         try:
             there, folder = supply().there, supply().folder
@@ -26,10 +26,10 @@ def sample_controls(column: st.delta_generator.DeltaGenerator) -> None:
             return
         _draw_choices(there, sample)
         st.caption(
-            "Asked when a shape is let go, after perplexity and speed: the dense and the pruned "
-            "model answer the same items. Few are quick and sure of little: the card says what is "
-            "within noise. All of a task is asked on the Runs page. Rows come from "
-            f"{folder or 'the hub'}."
+            "The next token comes with the perplexity, on the same text. A task is asked after "
+            "perplexity and speed whenever a shape is let go; the dense and the pruned model "
+            "answer the same items. Few are quick and sure of little: the card says what is within "
+            f"noise. All of a task is asked on the Runs page. Rows come from {folder or 'the hub'}."
         )
 
 
@@ -41,10 +41,10 @@ def _draw_choices(there: tuple[str, ...], sample: Sample | None) -> None:
     task, items = sample.task if sample else NONE, state.choice("sample_items")
     names = [NONE, *there]
     st.selectbox(
-        "Task that follows the slider",
+        "Accuracy that follows the slider",
         names if task in names else [*names, task],
         key=state.control("sample-task", task),
-        format_func=lambda name: "None" if name == NONE else TASKS[name].title,
+        format_func=lambda name: "Next token" if name == NONE else TASKS[name].title,
         on_change=state.moving("sample-task", lambda name: take(name, items)),
     )
     st.select_slider(

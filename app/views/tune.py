@@ -70,7 +70,8 @@ BY_HAND = ("sliders", "table")
 
 def draw_source(model: OnBench, recipe: Recipe) -> None:
     """Draw what leaves, what ranks it, and what the numbers are measured on."""
-    first, left, middle, task, right = st.columns([1.3, 2, 2, 1.3, 1], vertical_alignment="bottom")
+    widths = [1.2, 1.7, 1.9, 1.5, 1.2]
+    first, left, middle, accuracy, right = st.columns(widths, vertical_alignment="bottom")
 
     def take_estimator(name: str) -> None:
         state.change(model, replace(state.recipe(model), scoring=state.scoring(name)))
@@ -93,7 +94,7 @@ def draw_source(model: OnBench, recipe: Recipe) -> None:
         on_change=state.moving("ranked-by", take_estimator),
     )
     probe_controls(middle, right)
-    sample_controls(task)
+    sample_controls(accuracy)
     method = estimator(recipe.scoring.estimator)
     if method.parameters:
         with st.expander(f"Settings of {method.title}"):

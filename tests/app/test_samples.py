@@ -120,7 +120,7 @@ def test_the_card_follows_what_is_chosen(at: AppTest, data: Path) -> None:
     right = found.answers["pruned"]["acc"]["value"]
     assert found.answers["items"] == 20
     assert numbers(at)["PIQA right"] == f"{100 * right:.1f} %"
-    assert "20 of 40 items" in "\n".join(caption.value for caption in at.caption)
+    assert "of 20 of 40 items" in "\n".join(caption.value for caption in at.caption)
     choose(at, "sample-task", "none")
     assert "PIQA right" not in numbers(at)
 
