@@ -22,11 +22,17 @@ from pruning_core.runs import as_json, environment, write_text
 _clock = time.perf_counter
 
 
-def options(doc: str | None, repeats: int, growth: Sequence[str] = ()) -> argparse.Namespace:
+def options(
+    doc: str | None,
+    repeats: int,
+    growth: Sequence[str] = (),
+    more: Callable[[argparse.ArgumentParser], None] = lambda _parser: None,
+) -> argparse.Namespace:
     """Read the command line that all benchmarks have, and set the number of threads.
 
     Args:
         growth: pieces of work that a benchmark has a process of its own measure the memory of.
+        more: adds what only one benchmark has.
     """
     parser = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -42,6 +48,7 @@ def options(doc: str | None, repeats: int, growth: Sequence[str] = ()) -> argpar
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers as well")
     parser.add_argument("--growth", choices=growth, help=argparse.SUPPRESS)
+    more(parser)
     read = parser.parse_args()
     global _clock
     if read.busy:
