@@ -33,39 +33,37 @@ FULL_SETS = 3
 class StateCache:
     """Hidden states by (digest of what lies below, batch); forgets the least recently used.
 
-    Those under a lasting digest are forgotten only when no other is left to forget.
+    Those under a lasting digest are never forgotten; where they fill the budget, the first that
+    came stay. All are looked for in the same order again and again, so that to forget the oldest
+    would be to forget just what comes next.
     """
 
     def __init__(self, budget: int, lasting: Collection[str] = ()) -> None:
-        """Keep at most `budget` bytes, and the states under `lasting` digests longest."""
+        """Keep at most `budget` bytes, and the states under `lasting` digests for good."""
         self._budget = budget
         self._bytes = 0
         self._digests = frozenset(lasting)
-        self._lasting: OrderedDict[tuple[str, int], torch.Tensor] = OrderedDict()
+        self._lasting: dict[tuple[str, int], torch.Tensor] = {}
         self._passing: OrderedDict[tuple[str, int], torch.Tensor] = OrderedDict()
 
     def get(self, key: tuple[str, int]) -> torch.Tensor | None:
         """Return a state if it is still here."""
-        states = self._those_like(key)
-        state = states.get(key)
-        if state is not None:
-            states.move_to_end(key)
-        return state
+        if key in self._passing:
+            self._passing.move_to_end(key)
+            return self._passing[key]
+        return self._lasting.get(key)
 
     def put(self, key: tuple[str, int], state: torch.Tensor) -> None:
         """Keep a state, forgetting others if need be; one that has no room is not kept."""
-        states = self._those_like(key)
-        if key in states:
-            states.move_to_end(key)
+        if self.get(key) is not None:
             return
-        states[key] = state
-        self._bytes += state.nbytes
-        while self._bytes > self._budget:
-            _, forgotten = (self._passing or self._lasting).popitem(last=False)
+        while self._passing and self._bytes + state.nbytes > self._budget:
+            _, forgotten = self._passing.popitem(last=False)
             self._bytes -= forgotten.nbytes
-
-    def _those_like(self, key: tuple[str, int]) -> OrderedDict[tuple[str, int], torch.Tensor]:
-        return self._lasting if key[0] in self._digests else self._passing
+        if self._bytes + state.nbytes <= self._budget:
+            states = self._lasting if key[0] in self._digests else self._passing
+            states[key] = state
+            self._bytes += state.nbytes
 
 
 class LivePasses:
@@ -81,7 +79,7 @@ class LivePasses:
         batches: Sequence[torch.Tensor],
         *,
         sets: int = FULL_SETS,
-        state_bytes: int | None = None,
+        most: int | None = None,
     ) -> None:
         """Prepare for one model and one set of batches.
 
@@ -89,7 +87,7 @@ class LivePasses:
             bench: whose model runs.
             batches: int64 [lines, tokens] each.
             sets: how many complete sets of hidden states have room.
-            state_bytes: memory for hidden states; by default that of `sets`.
+            most: bytes that they take at most, however large a set is.
         """
         self.batches = batches
         self._bench = bench
@@ -98,9 +96,8 @@ class LivePasses:
         full = (len(self._layers) + 1) * tokens * bench.anatomy.hidden_size
         element = next(bench.model.parameters()).element_size()
         self._dense = prefixes(bench.anatomy, {})
-        self._states = StateCache(
-            sets * full * element if state_bytes is None else state_bytes, self._dense
-        )
+        room = sets * full * element
+        self._states = StateCache(room if most is None else min(room, most), self._dense)
 
     def digests(self, plan: Plan | None) -> tuple[str, ...]:
         """Return what stands for everything below each layer under a plan, None for dense."""
@@ -148,11 +145,11 @@ class LiveEvaluator:
         Args:
             bench: whose model is measured.
             windows: int64 [windows, tokens].
-            state_bytes: memory for hidden states; by default `FULL_SETS` complete sets.
+            state_bytes: memory for hidden states, at most and by default `FULL_SETS` complete sets.
         """
         self._bench = bench
         batches = windows.split(max(BATCH_TOKENS // windows.shape[1], 1))
-        self._passes = LivePasses(bench, batches, state_bytes=state_bytes)
+        self._passes = LivePasses(bench, batches, most=state_bytes)
         self._logits = self._room_for_logits()
         self._known: OrderedDict[str, Quality] = OrderedDict()
 

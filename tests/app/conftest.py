@@ -9,6 +9,7 @@ import pytest
 
 from app.engine import ENGINE
 from app.results import OnBench
+from pruning_core.history import History
 from pruning_core.recipe import Calibration, Scoring
 from tests.model import tiny_checkpoints
 
@@ -42,3 +43,11 @@ def model(tiny_folder: Path) -> Iterator[OnBench]:
     assert job.error is None
     yield present
     ENGINE.jobs.cancel_owner(OWNER)
+
+
+@pytest.fixture
+def history(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> History:
+    """Let the engine keep runs in a folder of this test's own, which is empty."""
+    history = History(tmp_path / "runs")
+    monkeypatch.setattr(ENGINE, "history", history)
+    return history

@@ -7,7 +7,6 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from streamlit.testing.v1 import AppTest
@@ -46,11 +45,8 @@ JARGON = (
 
 
 @pytest.fixture(autouse=True)
-def history(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> History:
-    """Begin with nothing tried."""
-    history = History(tmp_path / "runs")
-    monkeypatch.setattr(ENGINE, "history", history)
-    return history
+def _nothing_tried(history: History) -> None:
+    """Keep runs of other tests out."""
 
 
 @pytest.fixture(autouse=True)

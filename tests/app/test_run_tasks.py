@@ -42,13 +42,6 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.fixture
-def history(model: OnBench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> History:
-    history = History(tmp_path / "runs")
-    monkeypatch.setattr(ENGINE, "history", history)
-    return history
-
-
 def pruned(model: OnBench, estimator: str = "fine", **changes: Any) -> Recipe:
     calibration = changes.pop("calibration", CALIBRATION)
     base = Recipe(model.ref, model.fingerprint, Scoring(estimator, (), calibration), **changes)

@@ -24,13 +24,6 @@ from tests.history.run_values import task, values
 PAGE = Path(__file__).parents[2] / "app" / "views" / "runs.py"
 
 
-@pytest.fixture
-def history(model: OnBench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> History:
-    history = History(tmp_path / "runs")
-    monkeypatch.setattr(ENGINE, "history", history)
-    return history
-
-
 def recipe(model: OnBench, share: float, layer: int = 1) -> Recipe:
     scoring = Scoring("fine", (), CALIBRATION)
     sparsity = {SiteKey(layer, SiteKind.MLP): share}

@@ -32,13 +32,6 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def history(model: OnBench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> History:
-    history = History(tmp_path / "runs")
-    monkeypatch.setattr(ENGINE, "history", history)
-    return history
-
-
-@pytest.fixture
 def at(history: History) -> Iterator[AppTest]:
     test = settle(open_page(new_tab(), "tune"))
     yield test

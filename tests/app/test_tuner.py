@@ -8,7 +8,6 @@ import math
 import os
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -42,13 +41,6 @@ def workplace(model: OnBench, monkeypatch: pytest.MonkeyPatch) -> Workplace:
     monkeypatch.setattr(current, "sensitivities", Recent(4))
     monkeypatch.setattr(current, "latencies", Recent(4))
     return current
-
-
-@pytest.fixture
-def history(model: OnBench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> History:
-    history = History(tmp_path / "runs")
-    monkeypatch.setattr(ENGINE, "history", history)
-    return history
 
 
 @pytest.fixture

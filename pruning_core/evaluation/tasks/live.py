@@ -36,6 +36,10 @@ if TYPE_CHECKING:
 SETS = 2
 """How many complete sets of hidden states are kept: the dense one and the last recipe's."""
 
+STATE_BYTES = 2**30
+"""Memory for them at most: a thousand items of a large model would take dozens of times as much.
+Batches whose states were forgotten run from the first layer."""
+
 KNOWN = 1000
 """Of how many plans the answers are remembered."""
 
@@ -62,7 +66,8 @@ class LiveTask:
         lines = _lines(self._questions)
         batches = _batches(sorted(lines, key=lambda line: (-len(line), line)), bench)
         self._wanted = [_wanted(batch, lines) for batch in batches]
-        self._passes = LivePasses(bench, [padded(batch)[0] for batch in batches], sets=SETS)
+        ids = [padded(batch)[0] for batch in batches]
+        self._passes = LivePasses(bench, ids, sets=SETS, most=STATE_BYTES)
         self._known: OrderedDict[str, Answers] = OrderedDict()
 
     def measure(self, plan: Plan | None, tick: Tick = silent) -> Answers:

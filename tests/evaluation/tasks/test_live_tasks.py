@@ -11,6 +11,7 @@ import torch
 
 from pruning_core.errors import PrunescopeError
 from pruning_core.evaluation.tasks import likelihoods
+from pruning_core.evaluation.tasks import live as live_tasks
 from pruning_core.evaluation.tasks.accuracy import Scorer, Selection, ask, select
 from pruning_core.evaluation.tasks.definitions import TASKS
 from pruning_core.evaluation.tasks.documents import Documents
@@ -94,6 +95,21 @@ def test_what_is_resumed_equals_what_is_asked_anew_bit_for_bit() -> None:
     plans = [None, one_mlp(bench, 2), random_plan(bench, 1), one_mlp(bench, 1), None]
     for plan in (*plans, random_plan(bench, 2), one_mlp(bench, 2, 0.25)):
         assert live.measure(plan) == LiveTask(bench, SPELLER, MADE_UP).measure(plan)
+
+
+@pytest.mark.usefixtures("_small_batches")
+def test_what_has_no_room_is_read_again_and_answers_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bench = Workbench(tiny.tiny_model("llama"))
+    plan = one_mlp(bench, 2)
+    found = LiveTask(bench, SPELLER, MADE_UP).measure(plan)
+    monkeypatch.setattr(live_tasks, "STATE_BYTES", 20_000)
+    live = LiveTask(bench, SPELLER, MADE_UP)
+    live.measure(None)
+    with layer_passes(bench) as counts:
+        assert live.measure(plan) == found
+    assert 0 < counts[0] < counts[HEAD], "some batches start at the bottom, others do not"
 
 
 def test_only_layers_from_the_change_upwards_run() -> None:
