@@ -55,9 +55,9 @@ class Measured:
     `bench` is the `OnBench.id` of the model: the same weights in another dtype measure otherwise.
     `predicted` is the loss that was predicted before, nats per token, if one was. `speeds` are None
     until both are timed. `saved` is the id of the run in the history, None where it could not be
-    saved: `unsaved` then says why. `answers` are what ``evaluate`` reports of the task of a
-    `sample` that was asked along, None where there was none or it could not be asked: `unasked`
-    then says why.
+    saved. `answers` are what ``evaluate`` reports of the task of a `sample` that was asked along,
+    None where there was none or it could not be asked: `unasked` then says why. `unsaved` says why
+    the run, or the answers, could not be saved.
     """
 
     bench: str

@@ -319,8 +319,8 @@ def _follow(measured: Measured) -> None:
     tab = _tab()
     if measured.saved is not None:
         tab.runs[measured.recipe.fingerprint] = measured.saved
-    elif measured.unsaved is not None:
-        tab.notice = f"The measurement is on screen, but was not saved. {measured.unsaved}"
+    if measured.unsaved is not None:
+        tab.notice = f"Not all that is on screen could be saved. {measured.unsaved}"
     if measured.unasked is not None:
         tab.notice = f"The task was not asked. {measured.unasked}"
 

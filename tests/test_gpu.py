@@ -14,12 +14,15 @@ import torch
 from pruning_core.evaluation.latency import measure_latency
 from pruning_core.evaluation.live import LiveEvaluator
 from pruning_core.evaluation.speed import measure_speeds
+from pruning_core.evaluation.tasks.live import LiveTask
 from pruning_core.evaluation.two_four import measure_gains
 from pruning_core.evaluation.workload import Phase, Workload
 from pruning_core.importance.registry import Estimator, Needs, estimators
 from pruning_core.recipe import STRUCTURED, Pattern
 from pruning_core.surgery.workbench import Workbench
 from tests import tiny
+from tests.evaluation.tasks.test_equality import SPELLER
+from tests.evaluation.tasks.test_live_tasks import MADE_UP
 from tests.maps import random_plan
 
 pytestmark = [
@@ -122,6 +125,20 @@ def test_resumed_equals_full(dtype: torch.dtype) -> None:
     for seed in range(6):
         plan = random_plan(bench, seed)
         assert evaluator.measure(plan) == LiveEvaluator(bench, windows).measure(plan)
+
+
+def test_items_that_follow_a_slider_are_answered_as_on_the_cpu() -> None:
+    here, there = Workbench(tiny.tiny_model()), Workbench(tiny.tiny_model().to(CUDA))
+    ours, theirs = (LiveTask(bench, SPELLER, MADE_UP) for bench in (here, there))
+    for seed in range(4):
+        found = theirs.measure(random_plan(there, seed))
+        assert found == LiveTask(there, SPELLER, MADE_UP).measure(random_plan(there, seed))
+        for mine, other in zip(
+            ours.measure(random_plan(here, seed)).votes, found.votes, strict=True
+        ):
+            assert [vote.likelihood for vote in mine] == pytest.approx(
+                [vote.likelihood for vote in other], abs=1e-3
+            )
 
 
 @pytest.mark.parametrize("phase", Phase)

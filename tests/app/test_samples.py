@@ -14,6 +14,7 @@ from app.asking import Questions
 from app.engine import ENGINE
 from app.probes import SEED
 from app.results import Measured, OnBench, Sample
+from pruning_core.errors import PrunescopeError
 from pruning_core.evaluation.protocol import protocol
 from pruning_core.history import History
 from pruning_core.jobs import State
@@ -125,3 +126,16 @@ def test_a_broken_task_is_a_sentence_on_the_page(at: AppTest, data: Path) -> Non
     assert any("The task was not asked" in error.value for error in at.error)
     assert numbers(at)["BoolQ right"] == "—"
     assert numbers(at)["Perplexity"] != "—"
+
+
+def test_answers_that_cannot_be_kept_are_on_screen_all_the_same(
+    model: OnBench, history: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_given: object) -> None:
+        raise PrunescopeError("The disk is full.")
+
+    monkeypatch.setattr(history, "ask", full)
+    found = measure(model, Sample("piqa", 20))
+    assert found.answers is not None
+    assert found.saved is not None
+    assert found.unsaved == "The disk is full."

@@ -535,7 +535,7 @@ def test_a_full_disk_takes_no_measurement_off_the_screen(
     quality = measured(at).pruned.quality
     assert tabs.numbers(at)["Perplexity"].value == words.perplexity(quality.perplexity)
     (notice,) = [error.value for error in at.error]
-    assert notice.startswith("The measurement is on screen, but was not saved. ")
+    assert notice.startswith("Not all that is on screen could be saved. ")
     assert os.strerror(errno.ENOSPC) in notice
     assert runs(history, model) == [root]
     assert [path.stem for path in (history.folder / model.fingerprint).glob("*.json")] == [root.id]
