@@ -40,12 +40,13 @@ def options() -> argparse.Namespace:
     parser.add_argument("--corpus", default="c4", help="calibration text")
     parser.add_argument("--protocol", default="wikitext2")
     parser.add_argument("--limit", type=int, default=8, help="windows that are measured")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", default="0,1,2", help="of the calibrations, comma-separated")
     parser.add_argument("--sparsities", default="0.2,0.35,0.5")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument("--each", action="store_true", help="learn anew for every sparsity")
     parser.add_argument("--lane", choices=[*SiteKind], help="what leaves; both by default")
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--dtype", default="auto", help="auto, bfloat16, float32")
     parser.add_argument("--json", type=Path, metavar="FILE")
     return parser.parse_args()
 
@@ -72,7 +73,7 @@ def scoring(
 def main() -> None:
     """Measure every estimator at every sparsity on every seed and print the ratios."""
     given = options()
-    loaded = load("demo", device=given.device)
+    loaded = load("demo", device=given.device, dtype=given.dtype)
     places = unit_places(read_anatomy(loaded.model))
     dense = {p.key: 0.0 for p in places if given.lane and p.key.kind != given.lane}
     sparsities = [float(text) for text in given.sparsities.split(",")]
@@ -85,7 +86,7 @@ def main() -> None:
 
     recipes = [
         recipe(name, seed, sparsity)
-        for seed in range(given.seeds)
+        for seed in map(int, given.seeds.split(","))
         for sparsity in sparsities
         for name in NAMES
     ]
