@@ -20,7 +20,7 @@ def sample_controls(column: st.delta_generator.DeltaGenerator) -> None:
     chosen = f"{TASKS[sample.task].title}, {sample.items}" if sample else "Next token"
     with column.popover(chosen, icon=":material/quiz:", width="stretch"):
         try:
-            there, folder = supply().there, supply().folder
+            folder, there, _ = supply()
         except PrunescopeError as error:
             st.error(str(error), icon=":material/error:")
             return

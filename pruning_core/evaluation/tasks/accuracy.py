@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -147,9 +147,24 @@ def ask(
             journal.add(votes)
         done = dict(journal.done)
     tick("asking", len(done), len(selection.items), note)
-    verdicts = [chosen.right(index, done[index]) for index in selection.items]
+    return judged(selection, done, chosen.right, resumed)
+
+
+def judged(
+    selection: Selection,
+    votes: Votes,
+    right: Callable[[int, tuple[Vote, ...]], Mapping[str, float]],
+    resumed: int = 0,
+) -> Answers:
+    """Return votes on all items of a selection as answers.
+
+    Args:
+        right: says of an item, by its index, and the votes on it which metrics it meets.
+        resumed: how many items were there from before.
+    """
+    verdicts = [right(index, votes[index]) for index in selection.items]
     return Answers(
-        tuple(done[index] for index in selection.items),
+        tuple(votes[index] for index in selection.items),
         {name: tuple(each[name] for each in verdicts) for name in selection.task.metrics},
         resumed,
     )

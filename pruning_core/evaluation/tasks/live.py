@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pruning_core.evaluation.live import LivePasses
-from pruning_core.evaluation.tasks.accuracy import Answers, Selection, check_votes
+from pruning_core.evaluation.tasks.accuracy import Answers, Selection, check_votes, judged
 from pruning_core.evaluation.tasks.definitions import Vote
 from pruning_core.evaluation.tasks.encoding import USUAL_LENGTH, Encoded, encode
 from pruning_core.evaluation.tasks.likelihoods import (
@@ -103,20 +103,12 @@ class LiveTask:
             }
             check_votes(votes, task)
         tick("asking", len(self._wanted), len(self._wanted), task.title)
-        answers = self._judged(votes)
+        items = self.selection.items
+        answers = judged(self.selection, votes, lambda index, said: task.right(items[index], said))
         self._known[digests[-1]] = answers
         if len(self._known) > KNOWN:
             self._known.popitem(last=False)
         return answers
-
-    def _judged(self, votes: dict[int, tuple[Vote, ...]]) -> Answers:
-        task, items = self.selection.task, self.selection.items
-        verdicts = [task.right(item, votes[index]) for index, item in items.items()]
-        return Answers(
-            tuple(votes[index] for index in items),
-            {name: tuple(each[name] for each in verdicts) for name in task.metrics},
-            resumed=0,
-        )
 
 
 _Line = tuple[int, ...]
