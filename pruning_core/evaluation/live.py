@@ -12,7 +12,7 @@ serve whatever is tried next, and a dense number answered from memory does not b
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 
 import torch
@@ -28,6 +28,10 @@ BATCH_TOKENS = 1024
 
 FULL_SETS = 3
 """How many complete sets of hidden states are kept: the dense one and the last few recipes."""
+
+
+KNOWN = 10_000
+"""Of how many plans the quality is remembered."""
 
 
 class StateCache:
@@ -99,11 +103,37 @@ class LivePasses:
         room = sets * full * element
         self._states = StateCache(room if most is None else min(room, most), self._dense)
 
-    def digests(self, plan: Plan | None) -> tuple[str, ...]:
-        """Return what stands for everything below each layer under a plan, None for dense."""
+    def digest(self, plan: Plan | None) -> str:
+        """Return what stands for a whole plan, None for dense."""
+        return self._digests(plan)[-1]
+
+    def run(
+        self,
+        plan: Plan | None,
+        around: Callable[[int], AbstractContextManager[None]],
+        told: Callable[[int, int, str], None],
+    ) -> Iterator[torch.Tensor]:
+        """Yield the logits of every batch under the plan that is applied.
+
+        Args:
+            plan: that plan, None for dense.
+            around: entered around the pass of a batch, by its index.
+            told: hears of batches done, of all, and where the next one starts.
+        """
+        digests, count = self._digests(plan), len(self.batches)
+        for batch in range(count):
+            start = self._deepest(digests, batch)
+            told(batch, count, f"from layer {start}")
+            with around(batch):
+                logits = self._logits(digests, batch, start)
+            yield logits
+        told(count, count, "")
+
+    def _digests(self, plan: Plan | None) -> tuple[str, ...]:
+        """Return what stands for everything below each layer."""
         return self._dense if plan is None else plan.prefixes
 
-    def deepest(self, digests: tuple[str, ...], batch: int) -> int:
+    def _deepest(self, digests: tuple[str, ...], batch: int) -> int:
         """Return the highest layer entrance whose states are known, 0 if none is."""
         for entrance in range(len(self._layers), 0, -1):
             if self._states.get((digests[entrance], batch)) is not None:
@@ -111,14 +141,8 @@ class LivePasses:
         return 0
 
     @torch.no_grad()
-    def logits(self, digests: tuple[str, ...], batch: int, start: int) -> torch.Tensor:
-        """Return the logits of a batch under the plan that is applied.
-
-        Args:
-            digests: of that plan.
-            batch: its index.
-            start: the layer to go on from, at most the `deepest`.
-        """
+    def _logits(self, digests: tuple[str, ...], batch: int, start: int) -> torch.Tensor:
+        """Return the logits of a batch, going on from a layer whose states are known."""
         model = self._bench.model
         with ExitStack() as around:
             wanted = range(start + 1, len(self._layers) + 1)
@@ -161,25 +185,21 @@ class LiveEvaluator:
         Raises:
             Cancelled: by `tick`, between batches.
         """
-        passes, digests = self._passes, self._passes.digests(plan)
+        passes, digest = self._passes, self._passes.digest(plan)
         with self._bench.applied(plan):
-            if digests[-1] in self._known:
-                return self._known[digests[-1]]
+            if digest in self._known:
+                return self._known[digest]
             scored: list[WindowQuality] = []
-            for index, ids in enumerate(passes.batches):
-                start = passes.deepest(digests, index)
-                tick("measuring", index, len(passes.batches), f"from layer {start}")
-                with self._head():
-                    logits = passes.logits(digests, index, start)
+            runs = passes.run(plan, self._head, lambda *told: tick("measuring", *told))
+            for logits, ids in zip(runs, passes.batches, strict=True):
                 scored += [window_quality(*pair) for pair in zip(logits, ids, strict=True)]
-        tick("measuring", len(passes.batches), len(passes.batches))
         quality = Quality(tuple(scored))
-        self._known[digests[-1]] = quality
-        if len(self._known) > 10_000:
+        self._known[digest] = quality
+        if len(self._known) > KNOWN:
             self._known.popitem(last=False)
         return quality
 
-    def _head(self) -> AbstractContextManager[None]:
+    def _head(self, _batch: int) -> AbstractContextManager[None]:
         """Let the logits of a batch lie where those of the one before did."""
         if self._logits is None:
             return nullcontext()

@@ -79,21 +79,23 @@ class LiveTask:
             PrunescopeError: if the model answers NaN.
             Cancelled: by `tick`, between batches.
         """
-        passes, digests = self._passes, self._passes.digests(plan)
-        task = self.selection.task
+        digest, task = self._passes.digest(plan), self.selection.task
+
+        def told(done: int, batches: int, where: str) -> None:
+            tick("asking", done, batches, f"{task.title}, {where}" if where else task.title)
+
         with self._bench.applied(plan):
-            if digests[-1] in self._known:
-                return self._known[digests[-1]]
+            if digest in self._known:
+                return self._known[digest]
             found: dict[tuple[int, int], list[Vote]] = {
                 (place, number): []
                 for place, question in enumerate(self._questions)
                 for number in range(len(question.rows))
             }
-            for index, wanted in enumerate(self._wanted):
-                start = passes.deepest(digests, index)
-                tick("asking", index, len(self._wanted), f"{task.title}, from layer {start}")
-                with only_at(self._bench.model, wanted):
-                    logits = passes.logits(digests, index, start)
+            runs = self._passes.run(
+                plan, lambda batch: only_at(self._bench.model, self._wanted[batch]), told
+            )
+            for logits, wanted in zip(runs, self._wanted, strict=True):
                 collect(logits[0], wanted, found)
             votes = {
                 question.index: tuple(
@@ -102,10 +104,9 @@ class LiveTask:
                 for place, question in enumerate(self._questions)
             }
             check_votes(votes, task)
-        tick("asking", len(self._wanted), len(self._wanted), task.title)
         items = self.selection.items
         answers = judged(self.selection, votes, lambda index, said: task.right(items[index], said))
-        self._known[digests[-1]] = answers
+        self._known[digest] = answers
         if len(self._known) > KNOWN:
             self._known.popitem(last=False)
         return answers
