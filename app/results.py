@@ -75,6 +75,10 @@ class Measured:
     answers: Mapping[str, Any] | None = None
     unasked: str | None = None
 
+    def answered(self, sample: Sample) -> Mapping[str, Any] | None:
+        """Return the answers to a sample, None if it was not asked or could not be."""
+        return self.answers if self.sample == sample else None
+
 
 @dataclass(frozen=True)
 class Gathered:

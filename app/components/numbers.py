@@ -153,7 +153,7 @@ def _accuracy(measured: Measured | None, pending: str) -> None:
 
 def _answers(measured: Measured | None, sample: Sample, pending: str) -> None:
     title = TASKS[sample.task].title
-    answers = measured.answers if measured and measured.sample == sample else None
+    answers = measured.answered(sample) if measured else None
     if answers is None:
         _metric(f"{title} right", pending, None, f"{sample.items} items, asked last")
         return
@@ -236,15 +236,15 @@ def _note_on_sample(measured: Measured | None) -> None:
     if sample is None:
         return
     title = TASKS[sample.task].title
-    if measured is None or measured.answers is None or measured.sample != sample:
+    answers = measured.answered(sample) if measured else None
+    if measured is None or answers is None:
         st.caption(f"{title}: {sample.items} items, asked once perplexity and speed are measured.")
         return
-    answers, quality = measured.answers, measured.pruned.quality
     right, delta = answers["pruned"]["acc"], answers["delta"]["acc"]
     st.caption(
         f"{title}, by likelihood (acc): {_between(right, '')} % of {answers['items']:,} of "
         f"{answers['of']:,} items, the same for both; {_between(delta, '+')} points. Next token "
-        f"right: {percent(quality.accuracy, 2)}."
+        f"right: {percent(measured.pruned.quality.accuracy, 2)}."
     )
 
 

@@ -11,6 +11,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from app.asking import Questions
+from app.components.present.verdict import shares
 from app.engine import ENGINE
 from app.probes import SEED
 from app.results import Measured, OnBench, Sample
@@ -117,6 +118,16 @@ def test_the_card_follows_what_is_chosen(at: AppTest, data: Path) -> None:
     assert "of 20 of 40 items" in "\n".join(caption.value for caption in at.caption)
     choose(at, "sample-task", "none")
     assert "PIQA right" not in numbers(at)
+
+
+def test_whoever_decides_sees_what_was_chosen(at: AppTest) -> None:
+    choose(at, "sample-task", "piqa")
+    choose(at, "sample-items", 20)
+    settle(open_page(at, "present"))
+    found = at.session_state["tab"].measured
+    before, after = (found.answers[side]["acc"]["value"] for side in ("dense", "pruned"))
+    assert numbers(at)["PIQA right"] == shares(before, after)
+    assert "Next word right" not in numbers(at)
 
 
 def test_a_broken_task_is_a_sentence_on_the_page(at: AppTest, data: Path) -> None:

@@ -9,8 +9,9 @@ from app.components.measuring import measure, measured_of, want_measured
 from app.components.polling import polled
 from app.components.present.verdict import Verdict, faster, fewer, shares, sizes, smaller, verdict
 from app.engine import ENGINE
-from app.results import Measured, OnBench
+from app.results import Measured, OnBench, Sample
 from app.words import percent, perplexity
+from pruning_core.evaluation.tasks.definitions import TASKS
 from pruning_core.recipe import Recipe
 
 PENDING, TRYING = "…", "being tried out"
@@ -57,6 +58,10 @@ def _size(model: OnBench, recipe: Recipe) -> None:
 
 
 def _right(measured: Measured | None) -> None:
+    """Draw how often the next word is right, or a task if one was chosen to follow the slider."""
+    if (sample := state.choice("sample")) is not None:
+        _answers(measured, sample)
+        return
     label = "Next word right"
     if measured is None:
         _number(label, PENDING, TRYING)
@@ -71,6 +76,26 @@ def _right(measured: Measured | None) -> None:
         help=f"The model reads {measured.pruned.quality.tokens:,} words and parts of words, one "
         "after the other, and says each time what it expects next. Differences of one in a hundred "
         "may be chance.",
+    )
+
+
+def _answers(measured: Measured | None, sample: Sample) -> None:
+    title = TASKS[sample.task].title
+    answers = measured.answered(sample) if measured else None
+    if answers is None:
+        failed = measured is not None and measured.sample == sample and measured.unasked
+        _number(f"{title} right", PENDING, "could not be asked" if failed else TRYING)
+        return
+    before, after = (answers[side]["acc"]["value"] for side in ("dense", "pruned"))
+    sure = answers["delta"]["acc"]["beyond_noise"] or before == after
+    words = fewer(before, after) if sure else "may be chance"
+    _number(
+        f"{title} right",
+        shares(before, after),
+        words,
+        "orange" if words.endswith("fewer") else "gray",
+        help=f"Both models answer the same {answers['items']:,} questions of {title}, a public "
+        f"test. Who guesses gets {percent(answers['chance'], 0)} right.",
     )
 
 
