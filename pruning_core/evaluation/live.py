@@ -29,7 +29,6 @@ BATCH_TOKENS = 1024
 FULL_SETS = 3
 """How many complete sets of hidden states are kept: the dense one and the last few recipes."""
 
-
 KNOWN = 10_000
 """Of how many plans the quality is remembered."""
 
@@ -118,7 +117,7 @@ class LivePasses:
         Args:
             plan: that plan, None for dense.
             around: entered around the pass of a batch, by its index.
-            told: hears of batches done, of all, and where the next one starts.
+            told: hears of batches done, of all, and where the next one starts; it may raise.
         """
         digests, count = self._digests(plan), len(self.batches)
         for batch in range(count):
