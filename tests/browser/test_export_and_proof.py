@@ -48,16 +48,12 @@ def test_formats_folder_proof(browser: Browser, address: str, tmp_path: Path) ->
 
         folder = tmp_path / f"demo-pruned-{recipe.digest}-per-layer"
         expect(page.get_by_test_id("stCode").first).to_have_text(str(folder))
-        proof = json.loads((folder / NAME).read_text())
-        assert proof["passed"]
-        # Exact on one thread, as tests/export holds; with the app's threads a sum may be taken in
-        # another order, and the page must then say so.
-        apart = proof["max_logit_difference"]
-        expect(page.get_by_test_id("stMetricValue").first).to_have_text(
-            f"{apart:.2g}" if apart else "0, exact"
-        )
+        # Once, on another machine, it was 0.017, and nobody knows why: then the proof is wanted.
+        found = (folder / NAME).read_text()
+        expect(page.get_by_test_id("stMetricValue").first, found).to_have_text("0, exact")
         expect(page.get_by_text("Replace an earlier export")).to_be_visible()
         expect(page.get_by_role("button", name="Export and prove")).to_be_disabled()
 
+    assert json.loads((folder / NAME).read_text())["passed"]
     assert json.loads((folder / MANIFEST).read_text())["recipe"] == recipe.digest
     assert [path.name for path in tmp_path.iterdir()] == [folder.name]
