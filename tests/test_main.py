@@ -327,6 +327,7 @@ def test_a_bad_setting_is_refused_before_the_model_is_loaded(
         ((*FINE, "--corpus", "embeded"), "Did you mean 'embedded'?"),
         ((*FINE, "--corpus", "file:nowhere.txt"), "'nowhere.txt' does not exist"),
         ((*FINE, "--windows", "100000"), "Lower the number or the length of the windows"),
+        ((*QUICK, "--estimator", "hybrid", "--set", "ends=9"), "The setting 'ends' is 9"),
         ((*RANDOM, "--limit", "0"), "The limit of windows is 0"),
         ((*RANDOM, "--device", "cuda:99"), "cuda"),
         ((*RANDOM, "--device", "gpu"), "Unknown device 'gpu'"),

@@ -11,7 +11,8 @@ For a unit with per-sample profiles F^ and C^ (`granularity`, normalised), N sam
 Wq, Wk, b, e are shared by all layers, one set for attention and one for MLPs. All of it is trained
 end to end: I ranks the units of each site, a straight-through mask removes the lowest, and the loss
 is KL(dense || masked) on calibration text; the model's weights stay frozen. The mask is hard in the
-forward pass and ``sigmoid((log I - log threshold) / tau)`` in the backward pass, with tau falling.
+forward pass and ``sigmoid((log I - log threshold) / tau)`` in the backward pass, with tau falling;
+towards the end the learning rates may fall as well (`Training.settle`).
 
 Reconstruction. The paper (HyWIA, AAAI 2025, arXiv 2403.10799) fuses both granularities by attention
 end to end, but its equations were not at hand. The shared attention alone only reaches parity with
@@ -84,7 +85,10 @@ class Training:
         batch: windows in a step.
         seed: for the draws and the initial weights.
         stop: after so many steps training ends, though laid out for more; 0 for never.
-        masked: the kinds of site at which units leave; the others stay dense.
+        masked: the sites at which units leave, all for None; the others stay dense.
+        settle: over this share of the steps, the last ones, the rates fall to nothing in a straight
+            line, so that a single batch no longer turns over what the others have settled; 0 for
+            never.
     """
 
     sparsity: float
@@ -93,12 +97,18 @@ class Training:
     batch: int
     seed: int
     stop: int = 0
-    masked: frozenset[SiteKind] = frozenset(SiteKind)
+    masked: frozenset[SiteKey] | None = None
+    settle: float = 0.0
 
     @property
     def last(self) -> int:
         """Steps until training ends by itself."""
         return min(self.steps, self.stop or self.steps)
+
+    def pace(self, step: int) -> float:
+        """Return what the rates are multiplied by in a step, counted from 0."""
+        ahead = 1 - step / self.steps
+        return min(ahead / self.settle, 1.0) if self.settle else 1.0
 
 
 Sites = Mapping[SiteKey, tuple[Site, SiteProfiles]]
@@ -138,6 +148,7 @@ def train_fusion(
     """
     blends = {key: _SiteBlend(site, profiles) for key, (site, profiles) in sites.items()}
     optimiser = torch.optim.Adam(shares.groups())
+    rates = torch.optim.lr_scheduler.LambdaLR(optimiser, training.pace)
     draw = torch.Generator().manual_seed(training.seed)
     order = _batches(divergence.windows, training, draw)
     curve: list[float] = []
@@ -149,13 +160,14 @@ def train_fusion(
             masks = {
                 key: blend.mask(shares, _draw_sparsity(training, draw), temperature)
                 for key, blend in blends.items()
-                if key.kind in training.masked
+                if training.masked is None or key in training.masked
             }
             curve.append(divergence.backward(masks, order[step]))
             penalty = shares.penalty()
             if penalty is not None:
                 penalty.backward()
         optimiser.step()
+        rates.step()
     with torch.no_grad():
         return Fusion(tuple(curve), {key: blend.decided(shares) for key, blend in blends.items()})
 

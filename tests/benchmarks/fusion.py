@@ -6,9 +6,10 @@
     ratio  = damage(hybrid) / min(damage(fine), damage(coarse))
 
 Calibrated on one corpus, measured on another; every site loses the same share, or with --lane mlp
-every MLP while attention stays dense; means over the calibration seeds of the damages, then the
-ratio. Target: at most 0.85 at every sparsity. Learning takes ten minutes a seed on two cores; with
---each the fusion learns anew for every sparsity, around what its sites lose there.
+every MLP while attention stays dense, and with --ends N the layers between N dense ones at either
+end; means over the calibration seeds of the damages, then the ratio. Target: at most 0.85 at every
+sparsity. Learning takes ten minutes a seed on two cores; with --each the fusion learns anew for
+every sparsity, around what its sites lose there.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from pruning_core.importance.registry import estimator
 from pruning_core.model.anatomy import read_anatomy
 from pruning_core.model.loading import load
 from pruning_core.pipeline import compare
-from pruning_core.planning.allocation import uniform, unit_places
+from pruning_core.planning.allocation import protected_ends, uniform, unit_places
 from pruning_core.recipe import Calibration, Recipe, Scoring, SiteKind
 from pruning_core.runs import Entry, as_json, environment, write_text
 
@@ -45,6 +46,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument("--each", action="store_true", help="learn anew for every sparsity")
     parser.add_argument("--lane", choices=[*SiteKind], help="what leaves; both by default")
+    parser.add_argument("--ends", type=int, default=0, help="layers that stay dense at either end")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto", help="auto, bfloat16, float32")
     parser.add_argument("--json", type=Path, metavar="FILE")
@@ -75,12 +77,15 @@ def main() -> None:
     given = options()
     loaded = load("demo", device=given.device, dtype=given.dtype)
     places = unit_places(read_anatomy(loaded.model))
-    dense = {p.key: 0.0 for p in places if given.lane and p.key.kind != given.lane}
+    dense = protected_ends(places, given.ends)
+    dense |= {p.key: 0.0 for p in places if given.lane and p.key.kind != given.lane}
+    size = {p.key: p.size for p in places}
+    free = 1 - sum(size[key] for key in dense) / sum(size.values())
     sparsities = [float(text) for text in given.sparsities.split(",")]
 
     def recipe(name: str, seed: int, sparsity: float) -> Recipe:
         shares = uniform(places, sparsity, dense)
-        around = max(shares.values()) if given.each else None
+        around = sparsity / free if given.each else None
         chosen = scoring(name, Calibration(given.corpus, seed=seed), given.set, around)
         return Recipe("demo", loaded.fingerprint, chosen).with_sparsity(shares)
 

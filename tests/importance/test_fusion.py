@@ -6,6 +6,7 @@ import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,13 @@ from transformers import PreTrainedModel
 
 from pruning_core.importance import fusion as fusion_module
 from pruning_core.importance import masking
-from pruning_core.importance.fusion import Training, _straight_through, fused_scores, learn_fusion
+from pruning_core.importance.fusion import (
+    Training,
+    _straight_through,
+    fused_scores,
+    learn_fusion,
+    train_fusion,
+)
 from pruning_core.importance.granularity import Profiles, SiteProfiles
 from pruning_core.importance.map import Fusion
 from pruning_core.importance.masking import MaskedDivergence
@@ -218,6 +225,38 @@ def test_it_learns_whom_to_believe_unit_by_unit(anatomy: Anatomy) -> None:
     assert kept[Part.CHANNEL].tolist() == useful.nonzero().flatten().tolist()
 
 
+class Sliding:
+    """Shares with a number beside them whose gradient is always 1: Adam moves it by the rate."""
+
+    def __init__(self) -> None:
+        self.place = torch.zeros((), requires_grad=True)
+
+    def groups(self) -> list[dict[str, Any]]:
+        return [{"params": [self.place], "lr": 0.5}]
+
+    def units(self, _key: SiteKey) -> torch.Tensor:
+        return torch.tensor(0.5)
+
+    heads = units
+
+    def penalty(self) -> torch.Tensor:
+        return self.place
+
+
+@pytest.mark.parametrize(
+    ("settle", "paces"),
+    [(0.0, [1, 1, 1, 1]), (0.5, [1, 1, 1, 0.5]), (1.0, [1, 0.75, 0.5, 0.25])],
+)
+@pytest.mark.parametrize("stop", [0, 2])
+def test_rates_fall_over_the_last_share_of_the_steps(
+    anatomy: Anatomy, settle: float, paces: list[float], stop: int
+) -> None:
+    shares, training = Sliding(), replace(TRAINING, steps=4, settle=settle, stop=stop)
+    train_fusion(shares, random_sites(anatomy), Linear.random(anatomy), training)
+    walked = 0.5 * sum(paces[: stop or 4])
+    assert shares.place.item() == pytest.approx(-walked, rel=1e-5)
+
+
 def test_a_seed_repeats_and_another_does_not(anatomy: Anatomy) -> None:
     training = replace(TRAINING, spread=0.2)
     runs = [
@@ -256,7 +295,7 @@ def test_the_curve_has_every_step_and_every_window_its_turn(anatomy: Anatomy) ->
 @pytest.mark.parametrize("kind", SiteKind)
 def test_only_what_is_masked_learns(anatomy: Anatomy, kind: SiteKind) -> None:
     sites, divergence = random_sites(anatomy), Linear.random(anatomy)
-    training = replace(TRAINING, masked=frozenset({kind}))
+    training = replace(TRAINING, masked=frozenset(key for key in sites if key.kind is kind))
     before = learn_fusion(sites, Linear.random(anatomy), replace(training, steps=1, stop=1))
     fusion = learn_fusion(sites, divergence, training)
     for masks in divergence.masks:
