@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from pruning_core.importance.registry import Estimator, Parameter
 
 OWN_FILE = "a text file of yours"
+IN_A_ROW = 5
+"""Controls side by side; more of them would have no room for their numbers."""
 
 
 def calibration_controls() -> None:
@@ -74,10 +76,12 @@ def _take_number(name: str) -> Callable[[float], None]:
 def parameter_controls(estimator: Estimator, then: Callable[[], None] | None = None) -> None:
     """Draw one control for each parameter an estimator declares; `then` hears of a change."""
     values = dict(state.scoring(estimator.name).params)
-    places = st.columns(max(len(estimator.parameters), 1))
-    for place, parameter in zip(places, estimator.parameters, strict=False):
-        value = values.get(parameter.name, parameter.default)
-        _draw(place, estimator.name, parameter, value, then)
+    declared = estimator.parameters
+    for start in range(0, len(declared), IN_A_ROW):
+        places = st.columns(min(len(declared), IN_A_ROW))
+        for place, parameter in zip(places, declared[start:], strict=False):
+            value = values.get(parameter.name, parameter.default)
+            _draw(place, estimator.name, parameter, value, then)
 
 
 def _draw(

@@ -13,6 +13,7 @@ from streamlit.testing.v1 import AppTest
 from app import words
 from app.engine import ENGINE
 from app.results import OnBench
+from pruning_core.importance.registry import estimator
 from pruning_core.recipe import STRUCTURED, Scoring, SiteKey, SiteKind
 from tests.app.conftest import CALIBRATION
 from tests.app.tabs import close, new_tab, open_page, recipe, settle, shown
@@ -204,6 +205,14 @@ def test_learning_the_fusion_shows_its_curve(at: AppTest) -> None:
     settle(at)
     assert "3 steps" in " ".join(caption.value for caption in at.caption)
     assert len(at.get("plotly_chart")) == 3
+
+
+def test_settings_stand_in_rows_that_leave_room_for_their_numbers(at: AppTest) -> None:
+    open_page(at, "fusion")
+    drawn = [widget.key for widget in (*at.number_input, *at.selectbox)]
+    for parameter in estimator("hybrid").parameters:
+        assert shown(at, f"setting-hybrid-{parameter.name}") in drawn
+    assert min(column.weight for column in at.columns) >= 0.2
 
 
 def test_a_blend_shows_its_shares_without_training(at: AppTest, model: OnBench) -> None:
