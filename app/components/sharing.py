@@ -12,6 +12,7 @@ from app.engine import ENGINE
 from app.results import OnBench
 from app.words import percent
 from pruning_core.importance.registry import estimator
+from pruning_core.model.anatomy import most_ends
 from pruning_core.planning.allocation import (
     Allocation,
     Place,
@@ -137,7 +138,7 @@ def _share_out(model: OnBench, recipe: Recipe, sparsity: float, shape: str) -> N
     if shape not in _shapes(model, recipe):
         shape = Allocation.UNIFORM
     if shape == ENDS_SHAPE:
-        ends = min(ENDS, (model.anatomy.layers - 1) // 2)
+        ends = min(ENDS, most_ends(model.anatomy.layers))
         state.change_sparsity(model, protect_ends(places, sparsity, ends, locked))
         return
     calibration = recipe.scoring.calibration

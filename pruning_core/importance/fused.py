@@ -14,7 +14,7 @@ from pruning_core.importance.fusion import Divergence, Sites, Training, fused_sc
 from pruning_core.importance.granularity import site_profiles
 from pruning_core.importance.map import Fusion, Tiles
 from pruning_core.importance.registry import Parameter, Scored, Settings
-from pruning_core.model.anatomy import Anatomy
+from pruning_core.model.anatomy import Anatomy, most_ends
 from pruning_core.progress import Tick
 from pruning_core.recipe import SiteKey, SiteKind
 
@@ -107,7 +107,7 @@ def masked_sites(anatomy: Anatomy, kinds: str, ends: int) -> frozenset[SiteKey]:
     Raises:
         PrunescopeError: if that leaves no layer between.
     """
-    most = (anatomy.layers - 1) // 2
+    most = most_ends(anatomy.layers)
     if ends > most:
         raise PrunescopeError(
             f"The setting 'ends' is {ends}: a model of {anatomy.layers} layers allows 0 to {most} "

@@ -19,7 +19,7 @@ import torch
 
 from pruning_core.errors import PrunescopeError
 from pruning_core.importance.map import ImportanceMap
-from pruning_core.model.anatomy import Anatomy
+from pruning_core.model.anatomy import Anatomy, most_ends
 from pruning_core.planning.global_ranking import global_ranking
 from pruning_core.recipe import SiteKey, SiteKind, check_sparsity
 
@@ -173,7 +173,7 @@ def protected_ends(places: Sequence[Place], ends: int) -> dict[SiteKey, float]:
         PrunescopeError: if `ends` is negative or leaves no layer to prune.
     """
     layers = 1 + max(place.key.layer for place in places)
-    most = (layers - 1) // 2
+    most = most_ends(layers)
     if not 0 <= ends <= most:
         raise PrunescopeError(
             f"The number of layers to protect at either end is {ends}: a model of {layers} "

@@ -25,7 +25,7 @@ from pruning_core.importance.registry import estimator
 from pruning_core.model.anatomy import read_anatomy
 from pruning_core.model.loading import load
 from pruning_core.pipeline import compare
-from pruning_core.planning.allocation import protected_ends, uniform, unit_places
+from pruning_core.planning.allocation import overall, protected_ends, uniform, unit_places
 from pruning_core.recipe import Calibration, Recipe, Scoring, SiteKind
 from pruning_core.runs import Entry, as_json, environment, write_text
 
@@ -79,8 +79,7 @@ def main() -> None:
     places = unit_places(read_anatomy(loaded.model))
     dense = protected_ends(places, given.ends)
     dense |= {p.key: 0.0 for p in places if given.lane and p.key.kind != given.lane}
-    size = {p.key: p.size for p in places}
-    free = 1 - sum(size[key] for key in dense) / sum(size.values())
+    free = overall(places, {p.key: 1.0 for p in places if p.key not in dense})
     sparsities = [float(text) for text in given.sparsities.split(",")]
 
     def recipe(name: str, seed: int, sparsity: float) -> Recipe:

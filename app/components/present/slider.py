@@ -14,6 +14,7 @@ from app.engine import ENGINE
 from app.results import OnBench
 from app.words import size
 from pruning_core.errors import PrunescopeError
+from pruning_core.model.anatomy import most_ends
 from pruning_core.planning.allocation import overall, protect_ends, uniform
 from pruning_core.planning.budget import BudgetKind, Limits
 from pruning_core.planning.search import Terms, best_shape
@@ -87,7 +88,7 @@ def shape_for(
             return best_shape(terms, predictor, recipe, model.anatomy).sparsity
         except PrunescopeError as error:
             raise _too_much(share, most) from error
-    ends = min(ENDS, (model.anatomy.layers - 1) // 2)
+    ends = min(ENDS, most_ends(model.anatomy.layers))
     most = overall(places, protect_ends(places, 1.0, ends, locked)) / of_places
     if share > most:
         raise _too_much(share, most)

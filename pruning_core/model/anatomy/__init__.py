@@ -11,6 +11,7 @@ from pruning_core.model.anatomy.structure import (
     Segment,
     Site,
     Width,
+    most_ends,
 )
 
 __all__ = [
@@ -23,5 +24,6 @@ __all__ = [
     "Segment",
     "Site",
     "Width",
+    "most_ends",
     "read_anatomy",
 ]

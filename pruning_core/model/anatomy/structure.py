@@ -351,3 +351,8 @@ class Anatomy:
     def of_kind(self, kind: SiteKind) -> tuple[Site, ...]:
         """Return the sites of one kind, in layer order."""
         return tuple(site for site in self.sites if site.key.kind is kind)
+
+
+def most_ends(layers: int) -> int:
+    """Return how many layers may stay dense at either end, so that one is left between to prune."""
+    return (layers - 1) // 2

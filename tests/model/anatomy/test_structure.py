@@ -2,11 +2,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pruning_core.model.anatomy import Coupling, HeadCount, Part, Segment, Site
+from pruning_core.model.anatomy import Coupling, HeadCount, Part, Segment, Site, most_ends
 from pruning_core.recipe import SiteKey, SiteKind
 
 
@@ -127,3 +128,8 @@ def test_indices_of_a_fused_projection() -> None:
     )
     kept = {Part.QUERY_HEAD: torch.tensor([2, 3]), Part.KV_HEAD: torch.tensor([1])}
     assert coupling.indices(kept).tolist() == [4, 5, 6, 7, 10, 11, 14, 15]
+
+
+@pytest.mark.parametrize(("layers", "most"), [(1, 0), (2, 0), (3, 1), (4, 1), (5, 2), (30, 14)])
+def test_a_layer_is_left_between_the_ends(layers: int, most: int) -> None:
+    assert most_ends(layers) == most
